@@ -1,0 +1,44 @@
+"""How a user's mistake is reported: one clear line, a non-zero exit, and no traceback."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+USER_ERROR_EXIT_CODE = 2  # what argparse itself exits with
+
+
+class UserError(ValueError):
+    """A mistake only the user can mend.
+
+    Its message is one line that names the flag or the file and says what was got, what was
+    expected, and what to do.
+    """
+
+
+def one_line_errors(
+    main: Callable[[Sequence[str] | None], Result],
+) -> Callable[[Sequence[str] | None], Result]:
+    """Make a script's ``main(argv=None)`` end a ``UserError`` as argparse ends a bad flag.
+
+    Args:
+        main: the script's entry point.
+
+    Returns:
+        The same function, except that a ``UserError`` becomes one line on stderr and exit code 2.
+    """
+
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> Result:
+        try:
+            return main(argv)
+        except UserError as error:
+            message = " ".join(str(error).split())
+            print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+            raise SystemExit(USER_ERROR_EXIT_CODE) from None
+
+    return wrapped
