@@ -1,0 +1,137 @@
+"""LPIPS with a VGG16 backbone: the perceptual loss of VQGAN training and a reported metric.
+
+Parameter names are those of the released checkpoints (``perceptual_model.*``).
+Source: Zhang et al., CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tats.pretrained import load_lpips_heads, load_vgg16_state
+
+# torchvision's numbering of VGG16's convolutions, cut after relu1_2, 2_2, 3_3, 4_3 and 5_3.
+SLICES: tuple[tuple[int, ...], ...] = (
+    (0, 2),
+    (5, 7),
+    (10, 12, 14),
+    (17, 19, 21),
+    (24, 26, 28),
+)
+WIDTHS = (64, 128, 256, 512, 512)
+NORM_EPSILON = 1e-10
+
+
+class ScalingLayer(nn.Module):
+    """Standardise colours from [-1, 1]; one-channel frames broadcast to three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return (frames - self.shift) / self.scale
+
+
+class VGG16Slices(nn.Module):
+    """VGG16's convolutions, returning the activations LPIPS compares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        in_channels = 3
+        for number, (layers, width) in enumerate(zip(SLICES, WIDTHS, strict=True), start=1):
+            stage = nn.Sequential()
+            if number > 1:
+                stage.add_module(str(layers[0] - 1), nn.MaxPool2d(2))
+            for layer in layers:
+                stage.add_module(str(layer), nn.Conv2d(in_channels, width, 3, padding=1))
+                stage.add_module(str(layer + 1), nn.ReLU())
+                in_channels = width
+            self.add_module(f"slice{number}", stage)
+
+    def forward(self, frames: Tensor) -> list[Tensor]:
+        activations: list[Tensor] = []
+        for number in range(1, len(SLICES) + 1):
+            frames = self.get_submodule(f"slice{number}")(frames)
+            activations.append(frames)
+        return activations
+
+
+class Head(nn.Module):
+    """Learned non-negative weight per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # Index 0 is the dropout of LPIPS' own training; it is never active here (D17).
+        self.model = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
+
+    def forward(self, difference: Tensor) -> Tensor:
+        return self.model(difference)
+
+
+def _unit_length(activations: Tensor) -> Tensor:
+    norm = activations.square().sum(dim=1, keepdim=True).sqrt()
+    return activations / (norm + NORM_EPSILON)
+
+
+class LPIPS(nn.Module):
+    """Perceptual distance between frames; frozen, always in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaling_layer = ScalingLayer()
+        self.net = VGG16Slices()
+        for number, width in enumerate(WIDTHS):
+            self.add_module(f"lin{number}", Head(width))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> LPIPS:
+        """Stay in eval mode: nothing here is trained (D17)."""
+        return super().train(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Perceptual distance of each pair of frames.
+
+        Args:
+            a, b: (B, 3 or 1, H, W). LPIPS' own scale is [-1, 1]; VQGAN training feeds
+                [-0.5, 0.5], as published (D4).
+
+        Returns:
+            (B, 1, 1, 1), 0 for equal frames.
+        """
+        pairs = zip(
+            self.net(self.scaling_layer(a)), self.net(self.scaling_layer(b)), strict=True
+        )
+        distances = [
+            self.get_submodule(f"lin{number}")((_unit_length(x) - _unit_length(y)).square())
+            .float()
+            .mean(dim=(2, 3), keepdim=True)
+            for number, (x, y) in enumerate(pairs)
+        ]
+        return torch.stack(distances).sum(dim=0)
+
+
+def load_lpips(vgg16_path: str | Path | None = None) -> LPIPS:
+    """Build LPIPS with its pretrained weights.
+
+    Args:
+        vgg16_path: file of VGG16 weights; None takes the cached ones.
+
+    Raises:
+        UserError: no weights are available; says how to fetch them.
+    """
+    state = dict(load_lpips_heads())
+    vgg16 = load_vgg16_state(vgg16_path)
+    for number, layers in enumerate(SLICES, start=1):
+        for layer in layers:
+            for kind in ("weight", "bias"):
+                state[f"net.slice{number}.{layer}.{kind}"] = vgg16[f"features.{layer}.{kind}"]
+    lpips = LPIPS()
+    state |= {f"scaling_layer.{k}": v for k, v in lpips.scaling_layer.state_dict().items()}
+    lpips.load_state_dict(state)
+    return lpips
