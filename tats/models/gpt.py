@@ -1,0 +1,315 @@
+"""The GPT that models video tokens, and the key-value cache it decodes with.
+
+Parameter names (``tok_emb``, ``pos_emb``, ``vtokens_pos_emb``, ``blocks.{i}.ln1``,
+``blocks.{i}.attn.key`` ...) are fixed by released checkpoints; everything else is ours to name.
+
+Two ways through the network give the same numbers: ``forward`` reads a whole sequence at once
+(training), ``forward_cached`` appends a few slots to a cache (sampling). A *slot* is a place in
+the cache, in order of arrival; a *position* is the row of ``pos_emb`` a token is given. They
+differ only where a sampler shows the model tokens from the far end of its block.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INIT_STD = 0.02
+
+
+def training_mask(
+    block_size: int, n_unmasked: int = 0, device: torch.device | None = None
+) -> Tensor:
+    """Say which input position may look at which, as the model is trained.
+
+    Causal. With ``n_unmasked = F > 0`` (a model that fills in the frames between two key frames
+    of F tokens) everybody sees columns 0..F and the last F-1 columns, and the last F-1 rows do
+    not see the columns between these two groups.
+
+    Args:
+        block_size: rows and columns of the mask.
+        n_unmasked: tokens of one key frame; 0 for a plain causal mask.
+        device: where the mask is made.
+
+    Returns:
+        Bool (block_size, block_size), True where row may look at column.
+
+    Source: SPEC "Mask"; published behaviour kept for n_unmasked 1, where all is visible (D22).
+    """
+    mask = torch.ones(block_size, block_size, dtype=torch.bool, device=device).tril()
+    if n_unmasked > 0:
+        next_frame = block_size - n_unmasked + 1 if n_unmasked > 1 else 0
+        mask[:, : n_unmasked + 1] = True
+        mask[:, next_frame:] = True
+        mask[next_frame:, n_unmasked + 1 : next_frame] = False
+    return mask
+
+
+class KVCache:
+    """Keys and values of every token seen so far, in memory allocated once.
+
+    Args:
+        n_layer: layers of the model.
+        batch_size: samples decoded together.
+        n_head: attention heads.
+        max_length: most slots that will be appended between two ``reset`` calls.
+        head_dim: width of one head.
+        device: where the memory is allocated.
+        dtype: type of keys and values.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_layer: int,
+        batch_size: int,
+        n_head: int,
+        max_length: int,
+        head_dim: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (n_layer, batch_size, n_head, max_length, head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.max_length = max_length
+        self.length = 0
+
+    def reset(self) -> None:
+        """Forget every slot; the memory is kept."""
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's new slots behind the known ones.
+
+        Args:
+            layer: index of the layer.
+            keys: (B, n_head, S, head_dim).
+            values: (B, n_head, S, head_dim).
+
+        Returns:
+            Keys and values of all slots so far, each a view (B, n_head, length + S, head_dim).
+        """
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with separate, biased key, query and value projections."""
+
+    def __init__(self, *, n_embd: int, n_head: int) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.key = nn.Linear(n_embd, n_embd)
+        self.query = nn.Linear(n_embd, n_embd)
+        self.value = nn.Linear(n_embd, n_embd)
+        self.proj = nn.Linear(n_embd, n_embd)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        """Mix (B, S, D) along S; ``mask`` is bool (S, slots), None means causal."""
+        query, key, value = (
+            rearrange(project(x), "b s (h d) -> b h s d", h=self.n_head)
+            for project in (self.query, self.key, self.value)
+        )
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+        # A single query is the newest slot: causal means it sees every slot there is.
+        is_causal = mask is None and query.shape[2] > 1
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
+        return self.proj(rearrange(y, "b h s d -> b s (h d)"))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, *, n_embd: int, n_head: int) -> None:
+        super().__init__()
+        self.ln1 = nn.LayerNorm(n_embd)
+        self.ln2 = nn.LayerNorm(n_embd)
+        self.attn = Attention(n_embd=n_embd, n_head=n_head)
+        self.mlp = nn.Sequential(
+            nn.Linear(n_embd, 4 * n_embd), nn.GELU(), nn.Linear(4 * n_embd, n_embd)
+        )
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, layer: int = 0
+    ) -> Tensor:
+        """Transform (B, S, D) into (B, S, D)."""
+        x = x + self.attn(self.ln1(x), mask, cache, layer)
+        return x + self.mlp(self.ln2(x))
+
+
+class GPT(nn.Module):
+    """Next-token model over condition and video tokens.
+
+    Args:
+        vocab_size: condition vocabulary plus first-stage codes.
+        block_size: longest input, in tokens (condition + video - 1).
+        n_layer: transformer layers.
+        n_head: attention heads; must divide ``n_embd``.
+        n_embd: width D.
+        n_unmasked: tokens of a key frame for an interpolation model, 0 for a causal model.
+        vtokens_grid: (frames, rows, columns) of a learned embedding of a token's place in the
+            video, or None for none.
+
+    Raises:
+        ValueError: ``n_embd`` is not a multiple of ``n_head``.
+
+    Source: paper section 3.2; sizes in the README's training commands.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        block_size: int,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        n_unmasked: int = 0,
+        vtokens_grid: tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if n_embd % n_head:
+            raise ValueError(f"n_embd got {n_embd}; expected a multiple of n_head {n_head}")
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+        self.n_layer = n_layer
+        self.n_head = n_head
+        self.n_embd = n_embd
+        self.n_unmasked = n_unmasked
+        self.vtokens_grid = vtokens_grid
+        self.tok_emb = nn.Embedding(vocab_size, n_embd)
+        self.pos_emb = nn.Parameter(torch.zeros(1, block_size, n_embd))
+        if vtokens_grid is not None:
+            self.vtokens_pos_emb = nn.Parameter(torch.zeros(1, *vtokens_grid, n_embd))
+        self.blocks = nn.ModuleList(Block(n_embd=n_embd, n_head=n_head) for _ in range(n_layer))
+        self.ln_f = nn.LayerNorm(n_embd)
+        self.head = nn.Linear(n_embd, vocab_size, bias=False)
+        self.apply(_init_weights)
+
+    def forward(
+        self, tokens: Tensor, cbox: Tensor | None = None, tbox: Tensor | None = None
+    ) -> Tensor:
+        """Predict the token after each input token, reading the whole input at once.
+
+        Args:
+            tokens: int64 (B, S), S <= block_size: condition, then video tokens.
+            cbox: int64 (B, 4), the crop (y0, y1, x0, x1) of the grid the video tokens come
+                from; needed by models with a ``vtokens_grid`` and by no other.
+            tbox: int64 (B, 2), the crop (t0, t1) in time; None for all frames.
+
+        Returns:
+            Logits (B, S, vocab_size).
+
+        Raises:
+            ValueError: the input is longer than the block, or the crop does not fit the grid.
+        """
+        n_tokens = tokens.shape[1]
+        if n_tokens > self.block_size:
+            raise ValueError(f"input got {n_tokens} tokens; expected at most block_size "
+                             f"{self.block_size}")
+        places = self._crop_places(cbox, tbox, n_tokens)
+        x = self._embed(tokens, self.pos_emb[0, :n_tokens], places)
+        mask = None
+        if self.n_unmasked > 0:
+            corner = training_mask(self.block_size, self.n_unmasked, tokens.device)
+            mask = corner[:n_tokens, :n_tokens]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.head(self.ln_f(x))
+
+    def forward_cached(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        mask: Tensor | None = None,
+        video_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Append S slots to the cache and return their final hidden states.
+
+        Args:
+            tokens: int64 (B, S), the new tokens.
+            positions: int64 (S,), the row of ``pos_emb`` each is given.
+            cache: what came before; grows by S.
+            mask: bool (S, slots so far + S), True = visible; None means causal.
+            video_positions: int64 (S,), flat index in the ``vtokens_grid`` of the token each
+                slot predicts; needed by models with such a grid and by no other.
+
+        Returns:
+            Hidden states (B, S, D) after the last norm; ``head`` turns them into logits.
+
+        Raises:
+            ValueError: the cache is full, or video_positions is missing or superfluous.
+        """
+        n_slots = cache.length + tokens.shape[1]
+        if n_slots > cache.max_length:
+            raise ValueError(f"cache got {n_slots} slots; expected at most {cache.max_length}")
+        if (video_positions is None) != (self.vtokens_grid is None):
+            raise ValueError("video_positions must be given exactly for models with a vtokens_grid")
+        if mask is None and cache.length and tokens.shape[1] > 1:
+            shape = (tokens.shape[1], n_slots)
+            mask = torch.ones(shape, dtype=torch.bool, device=tokens.device).tril(cache.length)
+        x = self._embed(tokens, self.pos_emb[0, positions], video_positions)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, mask, cache, layer)
+        cache.length = n_slots
+        return self.ln_f(x)
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """Allocate an empty cache that fits this model's device and dtype."""
+        return KVCache(
+            n_layer=self.n_layer,
+            batch_size=batch_size,
+            n_head=self.n_head,
+            max_length=max_length,
+            head_dim=self.n_embd // self.n_head,
+            device=self.pos_emb.device,
+            dtype=self.pos_emb.dtype,
+        )
+
+    def _embed(self, tokens: Tensor, position_rows: Tensor, places: Tensor | None) -> Tensor:
+        x = self.tok_emb(tokens) + position_rows  # (B, S, D)
+        if places is not None:
+            x = x + self.vtokens_pos_emb.flatten(0, 3)[places]
+        return x
+
+    def _crop_places(
+        self, cbox: Tensor | None, tbox: Tensor | None, n_tokens: int
+    ) -> Tensor | None:
+        """Flat grid index (B, n_tokens) of each crop's first tokens, in raster order."""
+        if self.vtokens_grid is None:
+            if cbox is not None or tbox is not None:
+                raise ValueError("cbox and tbox need a model with a vtokens_grid")
+            return None
+        if cbox is None:
+            raise ValueError("cbox got None; expected (B, 4) for a model with a vtokens_grid")
+        frames, rows, columns = self.vtokens_grid
+        if tbox is None:
+            tbox = cbox.new_tensor([0, frames]).expand(len(cbox), 2)
+        boxes = torch.cat([tbox, cbox], dim=1)  # (B, 6): t0 t1 y0 y1 x0 x1
+        starts, ends = boxes[:, ::2], boxes[:, 1::2]
+        limits = boxes.new_tensor([frames, rows, columns])
+        sizes = (ends - starts)[0]
+        fits = (starts >= 0) & (ends <= limits) & (ends - starts == sizes) & (sizes > 0)
+        if not bool(fits.all()) or n_tokens > int(sizes.prod()):
+            raise ValueError(f"cbox/tbox got {boxes.tolist()} for {n_tokens} tokens; expected "
+                             f"crops of one size, that large, inside the grid {self.vtokens_grid}")
+        t, y, x = torch.meshgrid(*(torch.arange(int(n)) for n in sizes), indexing="ij")
+        inside = ((t * rows + y) * columns + x).flatten()[:n_tokens].to(boxes.device)
+        corner = (starts[:, 0] * rows + starts[:, 1]) * columns + starts[:, 2]
+        return corner[:, None] + inside
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
