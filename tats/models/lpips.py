@@ -74,7 +74,8 @@ class Head(nn.Module):
 
 
 def _unit_length(activations: Tensor) -> Tensor:
-    norm = activations.square().sum(dim=1, keepdim=True).sqrt()
+    # vector_norm's gradient is 0 where all channels are 0; that of a square root is NaN.
+    norm = torch.linalg.vector_norm(activations, dim=1, keepdim=True)
     return activations / (norm + NORM_EPSILON)
 
 

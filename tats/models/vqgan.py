@@ -1,0 +1,421 @@
+"""The time-agnostic 3D VQGAN: autoencoder, codebook, discriminators and how they are trained.
+
+The names of submodules are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from tats.checkpoints import load_weights, read_checkpoint
+from tats.errors import UserError
+from tats.flags import with_defaults
+from tats.models.autoencoder import Decoder, Encoder, SamePadConv3d
+from tats.models.codebook import Codebook, Quantized
+from tats.models.discriminator import (
+    Judgement,
+    PatchDiscriminator,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+)
+from tats.models.lpips import LPIPS
+
+# Parts of a checkpoint that only training needs.
+TRAINING_PREFIXES = ("image_discriminator.", "video_discriminator.", "perceptual_model.")
+ADAM_BETAS = (0.5, 0.9)
+
+
+class Reconstruction(NamedTuple):
+    """One pass through the autoencoder."""
+
+    video: Tensor  # (B, C, T, H, W)
+    quantized: Quantized
+
+
+class Losses(NamedTuple):
+    """The loss to minimise and the figures to log, by name."""
+
+    total: Tensor
+    logged: dict[str, Tensor]
+
+
+class VQGAN(pl.LightningModule):
+    """Video ↔ grid of codebook indices, trained with reconstruction, perceptual and GAN losses.
+
+    Args:
+        args: flags of ``train_vqgan.py`` (a Namespace or a dict); missing ones take their
+            defaults. ``args.lr`` is the final learning rate, already scaled.
+        for_training: also build the discriminators. The perceptual model's weights are a file,
+            so it is never built here: training assigns ``perceptual_model = load_lpips()``.
+
+    Source: paper §3.1.
+    """
+
+    perceptual_model: LPIPS | None
+
+    def __init__(self, args: Namespace | Mapping[str, Any], *, for_training: bool = True) -> None:
+        super().__init__()
+        args = with_defaults(args)
+        self.args = args
+        self.save_hyperparameters({"args": vars(args)})
+        self.automatic_optimization = False  # two optimisers that see different forwards
+        self.downsample: tuple[int, int, int] = tuple(args.downsample)
+        self.n_codes: int = args.n_codes
+
+        shared = {"image_channels": args.image_channels, "norm_type": args.norm_type}
+        self.encoder = Encoder(
+            n_hiddens=args.n_hiddens,
+            downsample=self.downsample,
+            padding_type=args.padding_type,
+            **shared,
+        )
+        self.decoder = Decoder(n_hiddens=args.n_hiddens, upsample=self.downsample, **shared)
+        width = self.encoder.out_channels
+        self.pre_vq_conv = SamePadConv3d(width, args.embedding_dim, kernel=1)
+        self.post_vq_conv = SamePadConv3d(args.embedding_dim, width, kernel=1)
+        self.codebook = Codebook(
+            n_codes=args.n_codes,
+            embedding_dim=args.embedding_dim,
+            random_restart=not args.no_random_restart,
+            restart_threshold=args.restart_thres,
+        )
+        self.perceptual_model = None
+        if for_training:
+            patch = {
+                "in_channels": args.image_channels,
+                "channels": args.disc_channels,
+                "n_layers": args.disc_layers,
+            }
+            self.image_discriminator = PatchDiscriminator(dims=2, **patch)
+            self.video_discriminator = PatchDiscriminator(dims=3, **patch)
+
+    # ---- using a trained model -------------------------------------------------------------
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Latent grid (t, h, w) of one training clip."""
+        n_frames = self.args.sequence_length // self.args.sample_every_n_frames
+        clip = (n_frames, self.args.resolution, self.args.resolution)
+        t, h, w = (size // factor for size, factor in zip(clip, self.downsample, strict=True))
+        return t, h, w
+
+    def encode(
+        self, video: Tensor, include_embeddings: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Turn video into codebook indices; learns nothing, in any mode.
+
+        Args:
+            video: (B, C, T, H, W) in [-0.5, 0.5]; each axis a multiple of its downsampling.
+            include_embeddings: also return the codes' embeddings.
+
+        Returns:
+            Codes (B, t, h, w) int64; with ``include_embeddings`` (embeddings (B, D, t, h, w),
+            codes).
+
+        Raises:
+            ValueError: the video does not fit the model.
+        """
+        self._check_video(video)
+        codes = self.codebook.encode(self.pre_vq_conv(self.encoder(video)))
+        return (self.codebook.lookup(codes), codes) if include_embeddings else codes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Turn codebook indices into video.
+
+        Args:
+            codes: int64 (B, t, h, w), each in [0, n_codes).
+
+        Returns:
+            Video (B, C, T, H, W), nominally in [-0.5, 0.5], not clamped.
+
+        Raises:
+            ValueError: a code is out of range.
+
+        Source: paper §3.1.
+        """
+        low, high = (int(bound) for bound in codes.aminmax())
+        if low < 0 or high >= self.n_codes:
+            raise ValueError(f"codes got values {low}..{high}; expected 0..{self.n_codes - 1}")
+        return self._decode_embeddings(self.codebook.lookup(codes))
+
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """Encode and decode video (B, C, T, H, W); learns nothing."""
+        codes = self.encode(video)
+        assert isinstance(codes, Tensor)
+        return self.decode(codes)
+
+    def _check_video(self, video: Tensor) -> None:
+        channels, *sizes = video.shape[1:]
+        if channels != self.args.image_channels or any(
+            size % factor for size, factor in zip(sizes, self.downsample, strict=True)
+        ):
+            raise ValueError(
+                f"video got shape {tuple(video.shape)}; expected {self.args.image_channels} "
+                f"channels and time, height, width divisible by {self.downsample}"
+            )
+
+    def _decode_embeddings(self, embeddings: Tensor) -> Tensor:
+        return self.decoder(self.post_vq_conv(embeddings))
+
+    # ---- losses ----------------------------------------------------------------------------
+
+    def forward(self, video: Tensor) -> Reconstruction:
+        """Quantize and reconstruct; in training mode the codebook learns."""
+        quantized = self.codebook(self.pre_vq_conv(self.encoder(video)))
+        return Reconstruction(self._decode_embeddings(quantized.embeddings), quantized)
+
+    def generator_losses(
+        self, video: Tensor, result: Reconstruction, frame_index: Tensor
+    ) -> Losses:
+        """The autoencoder's losses at the current step.
+
+        Args:
+            video: (B, C, T, H, W) in [-0.5, 0.5].
+            result: what ``forward`` made of it.
+            frame_index: (B,) int64, the frame each clip shows the 2D losses.
+
+        Returns:
+            Sum of the reconstruction, perceptual, commitment, GAN and feature-matching losses.
+        """
+        args, gan_factor = self.args, self._gan_factor()
+        fake, quantized = result
+        real_frame, fake_frame = _pick_frames(video, frame_index), _pick_frames(fake, frame_index)
+        recon = F.l1_loss(fake.float(), video.float()) * args.l1_weight
+        perceptual = self._perceptual_loss(fake_frame, real_frame)
+
+        # Before the GAN starts its losses are logged, and move the batch statistics, but need
+        # no gradient.
+        with torch.set_grad_enabled(gan_factor > 0 and torch.is_grad_enabled()):
+            on_frame = self.image_discriminator(fake_frame)
+            on_video = self.video_discriminator(fake)
+            g_image, g_video = generator_loss(on_frame), generator_loss(on_video)
+            image_features = self._feature_loss(
+                self.image_discriminator, args.image_gan_weight, on_frame, real_frame
+            )
+            video_features = self._feature_loss(
+                self.video_discriminator, args.video_gan_weight, on_video, video
+            )
+        adversarial = gan_factor * (args.image_gan_weight * g_image + args.video_gan_weight * g_video)
+        features = gan_factor * args.gan_feat_weight * (image_features + video_features)
+        return Losses(
+            total=recon + perceptual + quantized.commitment_loss + adversarial + features,
+            logged={
+                "recon_loss": recon,
+                "perceptual_loss": perceptual,
+                "commitment_loss": quantized.commitment_loss,
+                "perplexity": quantized.perplexity,
+                "aeloss": adversarial,
+                "g_image_loss": g_image,
+                "g_video_loss": g_video,
+                "image_gan_feat_loss": image_features,
+                "video_gan_feat_loss": video_features,
+            },
+        )
+
+    def discriminator_losses(self, video: Tensor, fake: Tensor, frame_index: Tensor) -> Losses:
+        """The discriminators' losses at the current step, on detached reconstructions."""
+        args, gan_factor = self.args, self._gan_factor()
+        fake = fake.detach()
+        real_frame, fake_frame = _pick_frames(video, frame_index), _pick_frames(fake, frame_index)
+        on_real_frame = self.image_discriminator(real_frame)
+        on_real_video = self.video_discriminator(video)
+        on_fake_frame = self.image_discriminator(fake_frame)
+        on_fake_video = self.video_discriminator(fake)
+        d_image = discriminator_loss(args.disc_loss_type, on_real_frame, on_fake_frame)
+        d_video = discriminator_loss(args.disc_loss_type, on_real_video, on_fake_video)
+        total = gan_factor * (args.image_gan_weight * d_image + args.video_gan_weight * d_video)
+        return Losses(
+            total=total,
+            logged={
+                "discloss": total,
+                "d_image_loss": d_image,
+                "d_video_loss": d_video,
+                "logits_image_real": on_real_frame.logits.mean(),
+                "logits_image_fake": on_fake_frame.logits.mean(),
+                "logits_video_real": on_real_video.logits.mean(),
+                "logits_video_fake": on_fake_video.logits.mean(),
+            },
+        )
+
+    def _gan_factor(self) -> float:
+        return 0.0 if self.global_step < self.args.discriminator_iter_start else 1.0
+
+    def _perceptual_loss(self, fake_frame: Tensor, real_frame: Tensor) -> Tensor:
+        if self.args.perceptual_weight == 0:
+            return fake_frame.new_zeros((), dtype=torch.float32)
+        assert self.perceptual_model is not None, "training assigns perceptual_model"
+        distance = self.perceptual_model(real_frame, fake_frame)
+        return distance.mean() * self.args.perceptual_weight
+
+    def _feature_loss(
+        self, discriminator: PatchDiscriminator, weight: float, on_fake: Judgement, real: Tensor
+    ) -> Tensor:
+        if weight == 0:
+            return on_fake.logits.new_zeros((), dtype=torch.float32)
+        with torch.no_grad():
+            on_real = discriminator(real)
+        return feature_matching_loss(on_fake, on_real)
+
+    # ---- training --------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """One micro-batch: the autoencoder's update, then the discriminators'.
+
+        The discriminators see a fresh forward through the just-updated autoencoder, so codebook
+        and batch statistics move twice a batch, as published. ``--single_forward`` judges the
+        autoencoder's own forward instead.
+        """
+        video = self._clips(batch)
+        autoencoder_optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc]
+        # global_step counts the discriminators' steps, which come last: it stays constant
+        # within a window.
+        step_now = self._closes_window(batch_index)
+
+        self.toggle_optimizer(autoencoder_optimizer)
+        result = self(video)
+        losses = self.generator_losses(video, result, _random_frames(video))
+        self._backward(losses.total)
+        self._log_losses("train", losses.logged, video)
+        if step_now:
+            self._step(autoencoder_optimizer, counts=False)
+        self.untoggle_optimizer(autoencoder_optimizer)
+
+        self.toggle_optimizer(discriminator_optimizer)
+        if not self.args.single_forward:
+            with torch.no_grad():
+                result = self(video)
+        losses = self.discriminator_losses(video, result.video, _random_frames(video))
+        self._backward(losses.total)
+        self._log_losses("train", losses.logged, video)
+        if step_now:
+            self._step(discriminator_optimizer, counts=True)
+        self.untoggle_optimizer(discriminator_optimizer)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Log the reconstruction figures of one held-out batch."""
+        video = self._clips(batch)
+        result = self(video)
+        frame_index = _random_frames(video)
+        real_frame = _pick_frames(video, frame_index)
+        perceptual = self._perceptual_loss(_pick_frames(result.video, frame_index), real_frame)
+        figures = {
+            "recon_loss": F.l1_loss(result.video.float(), video.float()) * self.args.l1_weight,
+            "perceptual_loss": perceptual,
+            "perplexity": result.quantized.perplexity,
+            "commitment_loss": result.quantized.commitment_loss,
+        }
+        self._log_losses("val", figures, video)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Adam for the autoencoder and Adam for the discriminators, in this order."""
+        autoencoder = (self.encoder, self.decoder, self.pre_vq_conv, self.post_vq_conv)
+        discriminators = (self.image_discriminator, self.video_discriminator)
+        return [
+            torch.optim.Adam(
+                [p for module in modules for p in module.parameters()],
+                lr=self.args.lr,
+                betas=ADAM_BETAS,
+            )
+            for modules in (autoencoder, discriminators)
+        ]
+
+    def _clips(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["stft" if self.args.stft_data else "video"]
+
+    def _log_losses(self, split: str, figures: dict[str, Tensor], video: Tensor) -> None:
+        self.log_dict(
+            {f"{split}/{name}": value.detach() for name, value in figures.items()},
+            batch_size=len(video),
+            sync_dist=split == "val",
+        )
+        if split == "train" and "recon_loss" in figures:
+            self.log("recon_loss", figures["recon_loss"].detach(), prog_bar=True, logger=False)
+
+    def _closes_window(self, batch_index: int) -> bool:
+        """Whether gradients have been accumulated for long enough; an epoch's end closes too."""
+        n = self.args.accumulate_grad_batches or 1
+        return (batch_index + 1) % n == 0 or self.trainer.is_last_batch
+
+    def _backward(self, loss: Tensor) -> None:
+        """Accumulate gradients; also in an epoch's shorter last window divided by the full
+        window (D21). A loss without gradient (GAN not started) adds zeros (D20)."""
+        if loss.requires_grad:
+            self.manual_backward(loss / (self.args.accumulate_grad_batches or 1))
+
+    def _step(self, optimizer: Any, *, counts: bool) -> None:
+        """Clip and apply an optimiser's gradients.
+
+        Lightning counts every step of a wrapped optimiser as a global step. One training step
+        is both updates, so only one of them may count.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 only
+        if self.args.gradient_clip_val:
+            if scaler is not None:
+                scaler.unscale_(optimizer.optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, self.args.gradient_clip_val)
+        if counts:
+            optimizer.step()
+        elif scaler is not None:
+            scaler.step(optimizer.optimizer)
+            scaler.update()
+        else:
+            optimizer.optimizer.step()
+        optimizer.zero_grad()
+
+    # ---- checkpoints -----------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the perceptual model: frozen, and its weights have a file of their own."""
+        state = checkpoint["state_dict"]
+        for name in [name for name in state if name.startswith("perceptual_model.")]:
+            del state[name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put this model's own perceptual weights, if any, in place of the file's."""
+        self.on_save_checkpoint(checkpoint)
+        if self.perceptual_model is not None:
+            own = self.perceptual_model.state_dict()
+            checkpoint["state_dict"] |= {f"perceptual_model.{k}": v for k, v in own.items()}
+
+
+def _random_frames(video: Tensor) -> Tensor:
+    """One random frame index per clip, (B,) int64."""
+    return torch.randint(0, video.shape[2], (len(video),), device=video.device)
+
+
+def _pick_frames(video: Tensor, frame_index: Tensor) -> Tensor:
+    """Frame ``frame_index[b]`` of clip b: (B, C, T, H, W) → (B, C, H, W)."""
+    clips = torch.arange(len(video), device=video.device)
+    return rearrange(video, "b c t h w -> b t c h w")[clips, frame_index]
+
+
+def load_vqgan(path: str | Path, *, flag: str = "vqgan checkpoint") -> VQGAN:
+    """Load a trained VQGAN for use: eval mode, CPU, no discriminators, no perceptual model.
+
+    Args:
+        path: a checkpoint of ``train_vqgan.py`` or a released VQGAN file.
+        flag: the flag the path came from, for messages.
+
+    Raises:
+        UserError: the file is missing, unreadable, hostile or not a VQGAN.
+    """
+    checkpoint = read_checkpoint(path, flag=flag, stage="vqgan")
+    vqgan = VQGAN(checkpoint.args, for_training=False)
+    load_weights(vqgan, checkpoint.state_dict, source=str(path), dropped=TRAINING_PREFIXES)
+    if not bool(vqgan.codebook.N.sum() > 0):
+        raise UserError(f"{flag}: {path} was never trained; expected a trained VQGAN")
+    return vqgan.eval()
