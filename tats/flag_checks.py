@@ -1,0 +1,374 @@
+"""Cross-checks of parsed flags, in the flags' own words, made before any work is done.
+
+Every function raises ``UserError`` on the first thing it finds wrong and returns nothing else of
+interest when all is well. They look at the flags only; ``check_writable`` alone touches a disk.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from tats.errors import UserError
+
+AXES = ("time", "height", "width")
+KNOWN_DATASETS = ("ucf101", "sky", "taichi", "mugen", "drum")
+STFT_CLIP_SHAPE = (16, 64, 16)  # (frames, frequencies, columns) of a spectrogram clip
+MUGEN_ZOOM_LABELS = (18, 21, 22)
+INTERPOLATION_STRIDE = 4  # key frames lie this many latent frames apart
+MUGEN_ONLY_FLAGS = (
+    "smap_cond",
+    "smap_only",
+    "use_onehot_smap",
+    "bbox_smap_for_agent",
+    "bbox_smap_for_monsters",
+    "text_path",
+    "use_manual_annotation_only",
+    "fixed_start_idx",
+    "check_game_length",
+    "get_text_only",
+    "false_text_prob",
+    "random_alien",
+    "get_alien_data",
+    "get_mixed_rgb_smap",
+    "get_mixed_rgb_smap_mugen_only",
+    "coinrun_v2_dataloader",
+    "balanced_sampler",
+)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _at_least(args: Namespace, lowest: int, *names: str) -> None:
+    for name in names:
+        value = getattr(args, name)
+        _require(
+            value >= lowest,
+            f"--{name} got {value}; expected {lowest} or more",
+        )
+
+
+def _probability(args: Namespace, *names: str) -> None:
+    for name in names:
+        value = getattr(args, name)
+        _require(
+            0.0 < value <= 1.0,
+            f"--{name} got {value}; expected a number above 0 and up to 1 (1 turns it off)",
+        )
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+def uses_mugen(args: Namespace) -> bool:
+    """Say whether ``--data_path`` names MUGEN's game clips (a folder called …coinrun…)."""
+    return args.data_path is not None and "coinrun" in Path(args.data_path).name
+
+
+def clip_frames(args: Namespace) -> int:
+    """Count the frames of a training clip once every n-th frame has been kept.
+
+    Frame folders and MUGEN count the frames that are kept in ``--sequence_length``; video files
+    and HDF5 files count the frames that are passed over (DEVIATIONS D23).
+    """
+    if args.image_folder or uses_mugen(args):
+        return args.sequence_length
+    return -(-args.sequence_length // args.sample_every_n_frames)
+
+
+def clip_shape(args: Namespace) -> tuple[int, int, int]:
+    """Give the (frames, height, width) of the clips a VQGAN trains on."""
+    if args.stft_data:
+        return STFT_CLIP_SHAPE
+    return (clip_frames(args), args.resolution, args.resolution)
+
+
+def check_data_args(args: Namespace) -> None:
+    """Check the data flags.
+
+    Raises:
+        UserError: a flag is missing or out of range, or two flags exclude each other.
+    """
+    _require(
+        args.data_path is not None,
+        "--data_path is missing; expected a dataset folder or an HDF5 file",
+    )
+    _at_least(args, 1, "batch_size", "resolution", "image_channels", "sample_every_n_frames")
+    _at_least(args, 0, "num_workers", "smap_cond")
+    _at_least(args, 1, "spatial_length", "text_seq_len")
+    _require(
+        args.sequence_length >= 1 or (args.sequence_length == -1 and args.image_folder),
+        f"--sequence_length got {args.sequence_length}; expected 1 frame or more"
+        " (-1, the whole video, is for --image_folder)",
+    )
+    _require(
+        not args.vtokens_pos or args.vtokens,
+        "--vtokens_pos got no --vtokens; expected both: only code crops have a place to give",
+    )
+    _require(
+        not (args.vtokens and (args.image_folder or args.stft_data or args.text_cond)),
+        "--vtokens got --image_folder, --stft_data or --text_cond beside it; expected none of"
+        " them: codes are read from an HDF5 file alone",
+    )
+    if not uses_mugen(args):
+        _check_no_mugen_flags(args)
+    _require(
+        args.max_label in MUGEN_ZOOM_LABELS,
+        f"--max_label got {args.max_label}; expected one of {MUGEN_ZOOM_LABELS}",
+    )
+
+
+def _check_no_mugen_flags(args: Namespace) -> None:
+    for name in MUGEN_ONLY_FLAGS:
+        value = getattr(args, name)
+        _require(
+            not value,
+            f"--{name} got {value} with --data_path {args.data_path}; expected MUGEN clips (a"
+            " folder whose name contains 'coinrun'): leave the flag out",
+        )
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def check_vqgan_args(args: Namespace) -> None:
+    """Check the flags of VQGAN training, the data flags included.
+
+    Raises:
+        UserError: a flag is out of range, or the clip does not divide into latent cells.
+    """
+    check_data_args(args)
+    _require(
+        not args.vtokens,
+        "--vtokens is for the transformer; a VQGAN trains on frames: leave it out",
+    )
+    _at_least(args, 1, "embedding_dim", "n_hiddens", "disc_channels", "disc_layers")
+    _at_least(args, 2, "n_codes")
+    _at_least(args, 0, "discriminator_iter_start")
+    weights = ("image_gan_weight", "video_gan_weight", "gan_feat_weight", "perceptual_weight")
+    _at_least(args, 0, "l1_weight", "restart_thres", *weights)
+    _check_rate(args, "lr")
+    _check_group_norm(args)
+    _check_downsample(args.downsample, clip_shape(args))
+
+
+def _check_rate(args: Namespace, name: str) -> None:
+    value = getattr(args, name)
+    _require(value > 0, f"--{name} got {value}; expected a learning rate above 0")
+    accumulated = args.accumulate_grad_batches
+    _require(
+        accumulated >= 1,
+        f"--accumulate_grad_batches got {accumulated}; expected 1 or more",
+    )
+
+
+def _check_group_norm(args: Namespace) -> None:
+    if args.norm_type != "group":
+        return
+    narrowest = args.n_hiddens * (2 if max(args.downsample) > 1 else 1)
+    _require(
+        narrowest % 32 == 0,
+        f"--n_hiddens got {args.n_hiddens}; expected a multiple of 16: --norm_type group makes 32"
+        " groups of twice as many channels (or use --norm_type batch)",
+    )
+
+
+def _check_downsample(downsample: Sequence[int], shape: tuple[int, int, int]) -> None:
+    _require(
+        all(rate >= 1 and rate & (rate - 1) == 0 for rate in downsample),
+        f"--downsample got {' '.join(map(str, downsample))}; expected powers of 2",
+    )
+    flags = ("sequence_length", "resolution", "resolution")
+    for axis, flag, size, rate in zip(AXES, flags, shape, downsample, strict=True):
+        _require(
+            size >= rate and size % rate == 0,
+            f"--{flag} gives {size} along {axis}; expected a multiple of --downsample's {rate}",
+        )
+
+
+def first_stage_clip_frames(args: Namespace, downsample_time: int) -> int:
+    """Count a training clip's latent frames, before ``--sample_every_n_latent_frames``.
+
+    Raises:
+        UserError: the clip does not divide into latent frames.
+    """
+    frames = clip_frames(args)
+    _require(
+        frames >= downsample_time and frames % downsample_time == 0,
+        f"--sequence_length gives clips of {frames} frames; expected a multiple of"
+        f" {downsample_time}, the VQGAN's downsampling along time",
+    )
+    return frames // downsample_time
+
+
+def check_transformer_args(args: Namespace) -> None:
+    """Check the flags of transformer training, the data flags included.
+
+    Raises:
+        UserError: a flag is missing or out of range, or two flags exclude each other.
+    """
+    check_data_args(args)
+    _require(
+        args.vtokens or args.vqvae is not None,
+        "--vqvae is missing; expected a trained VQGAN checkpoint (or --vtokens)",
+    )
+    _at_least(args, 1, "block_size", "n_layer", "n_head", "n_embd", "first_stage_vocab_size")
+    _at_least(args, 0, "n_unmasked", "sample_every_n_latent_frames")
+    _check_rate(args, "base_lr")
+    _require(
+        args.n_embd % args.n_head == 0,
+        f"--n_embd got {args.n_embd}; expected a multiple of --n_head {args.n_head}",
+    )
+    _require(
+        args.n_unmasked != 1,
+        "--n_unmasked got 1, which would let every position see everything; expected 0 (causal)"
+        " or the tokens of one latent frame",
+    )
+    _require(
+        2 * args.n_unmasked <= args.block_size,
+        f"--n_unmasked got {args.n_unmasked}; expected at most half of --block_size"
+        f" {args.block_size}: the first and the last frame are seen by all",
+    )
+    _check_condition(args)
+
+
+def _check_condition(args: Namespace) -> None:
+    needs = {"text": ("text_cond",), "stft": ("stft_data", "stft_vqvae"), "label": ()}
+    for name in needs[args.cond_stage_key]:
+        _require(
+            bool(getattr(args, name)),
+            f"--cond_stage_key {args.cond_stage_key} got no --{name}; expected it beside it",
+        )
+    _require(
+        not args.vtokens_pos or args.cond_stage_key == "label",
+        f"--vtokens_pos got --cond_stage_key {args.cond_stage_key}; expected label or"
+        " --unconditional: the condition must be one token",
+    )
+
+
+def check_block_size(
+    args: Namespace, n_condition_tokens: int, latent_shape: tuple[int, int, int]
+) -> None:
+    """Check that a sequence fits ``--block_size``, once the first stage is known.
+
+    Args:
+        args: the transformer's flags.
+        n_condition_tokens: tokens in front of the video's.
+        latent_shape: (t, h, w) of one sample, after ``--sample_every_n_latent_frames``.
+
+    Raises:
+        UserError: the sequence is longer than the block.
+    """
+    n_frames, height, width = latent_shape
+    n_read = n_condition_tokens + n_frames * height * width - 1  # the last token is never read
+    _require(
+        n_read <= args.block_size,
+        f"--block_size got {args.block_size}; expected at least {n_read}: {n_condition_tokens}"
+        f" condition tokens and {n_frames}x{height}x{width} video tokens, less the last one",
+    )
+
+
+# --- sampling ---------------------------------------------------------------------------------
+
+
+def check_sampling_args(args: Namespace) -> None:
+    """Check the flags that all samplers share.
+
+    Raises:
+        UserError: a checkpoint is not named, or a flag is out of range.
+    """
+    needed = ("gpt_ckpt", "vqgan_ckpt", "stft_vqgan_ckpt", "ckpt1", "ckpt2", "vqgan")
+    for name in needed:
+        _require(
+            not hasattr(args, name) or getattr(args, name) is not None,
+            f"--{name} is missing; expected a trained checkpoint",
+        )
+    given = vars(args)
+    _at_least(args, 1, *(name for name in ("n_sample", "batch_size") if name in given))
+    _at_least(args, 0, *(name for name in ("top_k", "top_k_init", "run") if name in given))
+    _probability(args, *(name for name in ("top_p", "top_p_init") if name in given))
+    _check_dataset_name(args)
+    _require(
+        not getattr(args, "compute_fvd", False) or getattr(args, "data_path", None) is not None,
+        "--compute_fvd got no --data_path; expected the folder of the real clips",
+    )
+
+
+def _check_dataset_name(args: Namespace) -> None:
+    """Take a known name, or a usable one whose data the user has named too."""
+    usable = all(c.isalnum() or c in "._-" for c in args.dataset) and args.dataset.strip(".")
+    needs_path = "data_path" in vars(args) and args.data_path is None
+    _require(
+        args.dataset in KNOWN_DATASETS or (bool(usable) and not needs_path),
+        f"--dataset got {args.dataset!r}; expected one of {', '.join(KNOWN_DATASETS)}, or a name"
+        " of letters, digits, '.', '_' and '-' together with --data_path",
+    )
+
+
+def check_sliding_args(args: Namespace, n_block_frames: int) -> None:
+    """Check the flags of sliding-window sampling, once the transformer is known.
+
+    Args:
+        args: the sampler's flags.
+        n_block_frames: latent frames one block of the transformer holds.
+
+    Raises:
+        UserError: the length or the context does not fit.
+    """
+    _at_least(args, 1, "sample_length", "sample_resolution", "temporal_sample_pos")
+    context = args.temporal_sample_pos
+    _require(
+        context < n_block_frames,
+        f"--temporal_sample_pos got {context}; expected less than {n_block_frames}, the latent"
+        " frames the transformer can read",
+    )
+    _require(
+        context < args.sample_length,
+        f"--temporal_sample_pos got {context}; expected less than --sample_length"
+        f" {args.sample_length}: the first window would already fill the video",
+    )
+
+
+def check_hierarchical_args(args: Namespace) -> None:
+    """Check what only the hierarchical sampler asks of its flags.
+
+    Raises:
+        UserError: the length is no whole number of gaps between key frames.
+    """
+    check_sampling_args(args)
+    _at_least(args, INTERPOLATION_STRIDE, "sample_length")
+    _require(
+        args.sample_length % INTERPOLATION_STRIDE == 0,
+        f"--sample_length got {args.sample_length}; expected a multiple of"
+        f" {INTERPOLATION_STRIDE}: key frames lie {INTERPOLATION_STRIDE} latent frames apart",
+    )
+
+
+# --- disk -------------------------------------------------------------------------------------
+
+
+def check_writable(folder: str | os.PathLike[str], flag: str) -> None:
+    """Make an output folder, and make sure that files can be written in it.
+
+    Args:
+        folder: the folder, made with its parents if need be.
+        flag: the flag that named it, without its dashes.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--{flag} got {folder}; expected a folder that can be written"
+            f" ({error.strerror or error}): choose another"
+        ) from error
