@@ -36,7 +36,8 @@ def training_mask(
     Returns:
         Bool (block_size, block_size), True where row may look at column.
 
-    Source: SPEC "Mask"; published behaviour kept for n_unmasked 1, where all is visible (D22).
+    Source: paper section 3.3; docs/DEVIATIONS.md D22 (n_unmasked 1 shows everything to everybody,
+    kept so that such checkpoints load).
     """
     mask = torch.ones(block_size, block_size, dtype=torch.bool, device=device).tril()
     if n_unmasked > 0:
@@ -213,8 +214,9 @@ class GPT(nn.Module):
         """
         n_tokens = tokens.shape[1]
         if n_tokens > self.block_size:
-            raise ValueError(f"input got {n_tokens} tokens; expected at most block_size "
-                             f"{self.block_size}")
+            raise ValueError(
+                f"input got {n_tokens} tokens; expected at most block_size {self.block_size}"
+            )
         places = self._crop_places(cbox, tbox, n_tokens)
         x = self._embed(tokens, self.pos_emb[0, :n_tokens], places)
         mask = None
@@ -300,8 +302,10 @@ class GPT(nn.Module):
         sizes = (ends - starts)[0]
         fits = (starts >= 0) & (ends <= limits) & (ends - starts == sizes) & (sizes > 0)
         if not bool(fits.all()) or n_tokens > int(sizes.prod()):
-            raise ValueError(f"cbox/tbox got {boxes.tolist()} for {n_tokens} tokens; expected "
-                             f"crops of one size, that large, inside the grid {self.vtokens_grid}")
+            raise ValueError(
+                f"cbox/tbox got {boxes.tolist()} for {n_tokens} tokens; expected "
+                f"crops of one size, that large, inside the grid {self.vtokens_grid}"
+            )
         t, y, x = torch.meshgrid(*(torch.arange(int(n)) for n in sizes), indexing="ij")
         inside = ((t * rows + y) * columns + x).flatten()[:n_tokens].to(boxes.device)
         corner = (starts[:, 0] * rows + starts[:, 1]) * columns + starts[:, 2]

@@ -1,0 +1,16 @@
+"""Sampling: schedules of windows, the decode engine, and clips written to disk."""
+
+from tats.sampling.decode import decode
+from tats.sampling.filters import TokenFilter
+from tats.sampling.windows import Window, check_schedule, infill, sliding, spatial, whole
+
+__all__ = [
+    "TokenFilter",
+    "Window",
+    "check_schedule",
+    "decode",
+    "infill",
+    "sliding",
+    "spatial",
+    "whole",
+]

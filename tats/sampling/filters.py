@@ -1,0 +1,111 @@
+"""Which tokens may be drawn, and with what probability: temperature, top-k, nucleus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SortedLogits(NamedTuple):
+    """Logits (B, V) from likely to unlikely, removed ones -inf, and the token of each."""
+
+    logits: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class TokenFilter:
+    """Narrows the distribution a token is drawn from; called on logits, gives filtered logits.
+
+    The order is temperature, then top-k, then nucleus on what top-k left (renormalised).
+
+    Args:
+        top_k: keep the k likeliest tokens and all that tie with the k-th; 0 keeps all.
+        top_p: drop a token when those likelier than it already hold more than this much
+            probability, in [0, 1]; the likeliest always stays; 1 keeps all.
+        temperature: divides the logits, >= 0; 0 keeps only the likeliest token.
+
+    Raises:
+        ValueError: a setting is out of range.
+
+    Source: paper section 4.1; docs/DEVIATIONS.md D6 (top_p works without top_k).
+    """
+
+    top_k: int = 0
+    top_p: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 0:
+            raise ValueError(f"top_k got {self.top_k}; expected 0 (off) or more")
+        if not 0.0 <= self.top_p <= 1.0:
+            raise ValueError(f"top_p got {self.top_p}; expected 0 to 1 (off)")
+        if not 0.0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature got {self.temperature}; expected 0 (greedy) or more")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether only the likeliest token is left, so that nothing is random."""
+        return self.temperature == 0.0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Filter logits.
+
+        Args:
+            logits: (B, V), any floating type.
+
+        Returns:
+            Float32 (B, V): logits over temperature, -inf where a token is removed.
+        """
+        ordered = self.sort(logits)
+        return torch.empty_like(ordered.logits).scatter_(1, ordered.tokens, ordered.logits)
+
+    def sort(self, logits: Tensor) -> SortedLogits:
+        """Filter logits and leave them sorted, which is what drawing needs.
+
+        Args:
+            logits: (B, V), any floating type.
+
+        Returns:
+            Float32 logits, descending (equal ones by token), and their tokens, both (B, V).
+        """
+        values, tokens = logits.float().sort(dim=1, descending=True, stable=True)
+        if self.greedy:
+            return SortedLogits(_remove_after_first(values), tokens)
+        values = values / self.temperature
+        if 0 < self.top_k < values.shape[1]:
+            least = values[:, self.top_k - 1 : self.top_k]
+            values = values.masked_fill(values < least, -torch.inf)
+        if self.top_p < 1.0:
+            likelier = values.softmax(dim=1).cumsum(dim=1).roll(1, dims=1)
+            likelier[:, 0] = 0.0
+            values = values.masked_fill(likelier > self.top_p, -torch.inf)
+        return SortedLogits(values, tokens)
+
+
+def draw(ordered: SortedLogits, uniforms: Tensor) -> Tensor:
+    """Turn one uniform number a sample into one token, by the inverse of the distribution.
+
+    Args:
+        ordered: filtered logits (B, V) from likely to unlikely.
+        uniforms: float32 (B,) in [0, 1).
+
+    Returns:
+        Tokens, int64 (B,).
+    """
+    probabilities = ordered.logits.softmax(dim=1)
+    cumulative = probabilities.cumsum(dim=1)
+    # Scaled by the sum in the same arithmetic; rounding may still step past the last kept token.
+    target = uniforms[:, None] * cumulative[:, -1:]
+    last_kept = (probabilities > 0).sum(dim=1, keepdim=True) - 1
+    place = torch.searchsorted(cumulative, target, right=True).minimum(last_kept)
+    return ordered.tokens.gather(1, place)[:, 0]
+
+
+def _remove_after_first(values: Tensor) -> Tensor:
+    kept = torch.full_like(values, -torch.inf)
+    kept[:, 0] = values[:, 0]
+    return kept
