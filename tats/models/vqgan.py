@@ -175,19 +175,20 @@ class VQGAN(pl.LightningModule):
         return Reconstruction(self._decode_embeddings(quantized.embeddings), quantized)
 
     def generator_losses(
-        self, video: Tensor, result: Reconstruction, frame_index: Tensor
+        self, video: Tensor, result: Reconstruction, frame_index: Tensor, *, step: int
     ) -> Losses:
-        """The autoencoder's losses at the current step.
+        """The autoencoder's losses.
 
         Args:
             video: (B, C, T, H, W) in [-0.5, 0.5].
             result: what ``forward`` made of it.
             frame_index: (B,) int64, the frame each clip shows the 2D losses.
+            step: training steps done; the GAN losses count from ``discriminator_iter_start``.
 
         Returns:
             Sum of the reconstruction, perceptual, commitment, GAN and feature-matching losses.
         """
-        args, gan_factor = self.args, self._gan_factor()
+        args, gan_factor = self.args, self._gan_factor(step)
         fake, quantized = result
         real_frame, fake_frame = _pick_frames(video, frame_index), _pick_frames(fake, frame_index)
         recon = F.l1_loss(fake.float(), video.float()) * args.l1_weight
@@ -222,9 +223,11 @@ class VQGAN(pl.LightningModule):
             },
         )
 
-    def discriminator_losses(self, video: Tensor, fake: Tensor, frame_index: Tensor) -> Losses:
-        """The discriminators' losses at the current step, on detached reconstructions."""
-        args, gan_factor = self.args, self._gan_factor()
+    def discriminator_losses(
+        self, video: Tensor, fake: Tensor, frame_index: Tensor, *, step: int
+    ) -> Losses:
+        """The discriminators' losses, on detached reconstructions ``fake`` of ``video``."""
+        args, gan_factor = self.args, self._gan_factor(step)
         fake = fake.detach()
         real_frame, fake_frame = _pick_frames(video, frame_index), _pick_frames(fake, frame_index)
         on_real_frame = self.image_discriminator(real_frame)
@@ -247,8 +250,8 @@ class VQGAN(pl.LightningModule):
             },
         )
 
-    def _gan_factor(self) -> float:
-        return 0.0 if self.global_step < self.args.discriminator_iter_start else 1.0
+    def _gan_factor(self, step: int) -> float:
+        return 0.0 if step < self.args.discriminator_iter_start else 1.0
 
     def _perceptual_loss(self, fake_frame: Tensor, real_frame: Tensor) -> Tensor:
         if self.args.perceptual_weight == 0:
@@ -277,13 +280,11 @@ class VQGAN(pl.LightningModule):
         """
         video = self._clips(batch)
         autoencoder_optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc]
-        # global_step counts the discriminators' steps, which come last: it stays constant
-        # within a window.
-        step_now = self._closes_window(batch_index)
+        step, step_now = self.global_step, self._closes_window(batch_index)
 
         self.toggle_optimizer(autoencoder_optimizer)
         result = self(video)
-        losses = self.generator_losses(video, result, _random_frames(video))
+        losses = self.generator_losses(video, result, _random_frames(video), step=step)
         self._backward(losses.total)
         self._log_losses("train", losses.logged, video)
         if step_now:
@@ -294,7 +295,9 @@ class VQGAN(pl.LightningModule):
         if not self.args.single_forward:
             with torch.no_grad():
                 result = self(video)
-        losses = self.discriminator_losses(video, result.video, _random_frames(video))
+        losses = self.discriminator_losses(
+            video, result.video, _random_frames(video), step=step
+        )
         self._backward(losses.total)
         self._log_losses("train", losses.logged, video)
         if step_now:
@@ -338,8 +341,6 @@ class VQGAN(pl.LightningModule):
             batch_size=len(video),
             sync_dist=split == "val",
         )
-        if split == "train" and "recon_loss" in figures:
-            self.log("recon_loss", figures["recon_loss"].detach(), prog_bar=True, logger=False)
 
     def _closes_window(self, batch_index: int) -> bool:
         """Whether gradients have been accumulated for long enough; an epoch's end closes too."""

@@ -1,0 +1,109 @@
+"""What a video is generated from, as tokens: nothing, a class label, a text, or sound.
+
+Condition tokens come first in the GPT's vocabulary, un-offset; video tokens follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tats.models.vqgan import VQGAN
+
+TEXT_VOCABULARY = 49408
+STFT_SIZE = (64, 16)  # frequency bins, columns of one resized spectrogram frame
+
+
+class Conditioner(Protocol):
+    """Turns one kind of condition into tokens.
+
+    Attributes:
+        batch_key: entry of a batch that holds the condition.
+        vocab_size: number of condition tokens, 0 where they share the video's.
+        n_tokens: condition tokens of one sample (L).
+    """
+
+    batch_key: str
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def n_tokens(self) -> int: ...
+
+    def encode(self, condition: Tensor) -> Tensor:
+        """Turn a batch's condition into tokens (B, L) int64."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """A single start token; it needs no vocabulary of its own."""
+
+    sos_token: int = 0
+    batch_key: str = field(default="video", init=False)  # only its batch size is used
+    vocab_size: int = field(default=0, init=False)
+    n_tokens: int = field(default=1, init=False)
+
+    def encode(self, condition: Tensor) -> Tensor:
+        """One start token (B, 1) per entry of ``condition``."""
+        shape = (len(condition), 1)
+        return torch.full(shape, self.sos_token, dtype=torch.int64, device=condition.device)
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    """A class index."""
+
+    vocab_size: int
+    batch_key: str = field(default="label", init=False)
+    n_tokens: int = field(default=1, init=False)
+
+    def encode(self, condition: Tensor) -> Tensor:
+        """Labels (B,) or (B, 1) as tokens (B, 1)."""
+        return condition.long().view(len(condition), 1)
+
+
+@dataclass(frozen=True)
+class Text:
+    """BPE tokens of a caption, padded with 0."""
+
+    n_tokens: int
+    batch_key: str = field(default="text", init=False)
+    vocab_size: int = field(default=TEXT_VOCABULARY, init=False)
+
+    def encode(self, condition: Tensor) -> Tensor:
+        """Caption tokens (B, L), as they are."""
+        return condition.long()
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Codes that a frozen STFT-VQGAN gives a spectrogram."""
+
+    vqgan: VQGAN
+    batch_key: str = field(default="stft", init=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes of the STFT-VQGAN."""
+        return self.vqgan.n_codes
+
+    @property
+    def n_tokens(self) -> int:
+        """Codes of one spectrogram clip as long as the STFT-VQGAN's training clips."""
+        clip = (self.vqgan.args.sequence_length, *STFT_SIZE)
+        t, h, w = (size // f for size, f in zip(clip, self.vqgan.downsample, strict=True))
+        return t * h * w
+
+    @torch.no_grad()
+    def encode(self, condition: Tensor) -> Tensor:
+        """Spectrograms (B, 1, T, 64, 16) in [-1, 1] as tokens (B, L)."""
+        codes = self.vqgan.encode(condition)
+        assert isinstance(codes, Tensor)
+        return rearrange(codes, "b t h w -> b (t h w)")

@@ -1,0 +1,396 @@
+"""The time-sensitive transformer: a GPT over condition tokens and a frozen VQGAN's codes.
+
+The names of submodules are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tats.checkpoints import load_weights, read_checkpoint
+from tats.errors import UserError
+from tats.flags import with_defaults
+from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
+from tats.models.gpt import GPT
+from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
+
+log = logging.getLogger(__name__)
+
+ADAM_BETAS = (0.9, 0.95)
+WEIGHT_DECAY = 0.01
+
+
+class Net2NetTransformer(pl.LightningModule):
+    """Models the VQGAN codes of a video given its condition.
+
+    Args:
+        args: flags of ``train_transformer.py`` (a Namespace or a dict); missing ones take their
+            defaults.
+        ckpt_path: a transformer checkpoint to start from, or None.
+        ignore_keys: prefixes of weights in ``ckpt_path`` to leave at their initial values.
+        first_stage_key: batch entry that holds the video.
+        cond_stage_key: "label", "text" or "stft"; with "label", ``args.unconditional`` means no
+            condition.
+        pkeep: while training, each input video token is kept with this probability and is
+            otherwise a uniform draw from the vocabulary.
+        sos_token: the unconditional model's start token.
+        first_stage_model: the frozen VQGAN; None loads the file named by ``args.vqvae``.
+        cond_stage_model: the frozen STFT-VQGAN; None loads ``args.stft_vqvae``.
+
+    Raises:
+        UserError: the flags contradict each other, or a file does not load.
+
+    Source: paper §3.2.
+    """
+
+    def __init__(
+        self,
+        args: Namespace | Mapping[str, Any],
+        ckpt_path: str | None = None,
+        ignore_keys: Sequence[str] = (),
+        first_stage_key: str = "video",
+        cond_stage_key: str = "label",
+        pkeep: float = 1.0,
+        sos_token: int = 0,
+        *,
+        first_stage_model: VQGAN | None = None,
+        cond_stage_model: VQGAN | None = None,
+    ) -> None:
+        super().__init__()
+        args = with_defaults(args)
+        self.args = args
+        self.first_stage_key = first_stage_key
+        self.pkeep = pkeep
+        self.save_hyperparameters(
+            {
+                "args": vars(args),
+                "ckpt_path": ckpt_path,
+                "ignore_keys": list(ignore_keys),
+                "first_stage_key": first_stage_key,
+                "cond_stage_key": cond_stage_key,
+                "pkeep": pkeep,
+                "sos_token": sos_token,
+            }
+        )
+        if first_stage_model is None and not args.vtokens:
+            first_stage_model = load_vqgan(args.vqvae, flag="--vqvae")
+        if cond_stage_model is None and cond_stage_key == "stft":
+            cond_stage_model = load_vqgan(args.stft_vqvae, flag="--stft_vqvae")
+        self.first_stage_model = _frozen(first_stage_model)
+        self.cond_stage_model = _frozen(cond_stage_model)
+        self.conditioner = _make_conditioner(args, cond_stage_key, sos_token, cond_stage_model)
+
+        grid = (args.sequence_length, args.resolution, args.resolution)
+        self.transformer = GPT(
+            vocab_size=self.cond_vocab_size + self.first_stage_vocab_size,
+            block_size=args.block_size,
+            n_layer=args.n_layer,
+            n_head=args.n_head,
+            n_embd=args.n_embd,
+            n_unmasked=args.n_unmasked,
+            vtokens_grid=grid if args.vtokens_pos else None,
+        )
+        self.learning_rate: float = args.base_lr  # training scales it to the run
+        if ckpt_path is not None:
+            self._start_from(ckpt_path, ignore_keys)
+
+    # ---- vocabulary and shapes -------------------------------------------------------------
+
+    @property
+    def cond_vocab_size(self) -> int:
+        """Tokens of the condition; video tokens are codes plus this."""
+        return self.conditioner.vocab_size
+
+    @property
+    def first_stage_vocab_size(self) -> int:
+        """Codes of the first stage."""
+        if self.first_stage_model is None:
+            return self.args.first_stage_vocab_size
+        return self.first_stage_model.n_codes
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the model takes no condition."""
+        return isinstance(self.conditioner, Unconditional)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Latent grid (t, h, w) of what the model was trained to write in one go."""
+        args = self.args
+        if self.first_stage_model is None:
+            side = min(args.spatial_length, args.resolution)
+            n_frames, rows, columns = args.sequence_length, side, side
+        else:
+            clip = (n_clip_frames(args), args.resolution, args.resolution)
+            n_frames, rows, columns = (
+                size // f for size, f in zip(clip, self.first_stage_model.downsample, strict=True)
+            )
+        return -(-n_frames // (args.sample_every_n_latent_frames or 1)), rows, columns
+
+    # ---- tokens ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_to_z(self, video: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Turn video into codes in raster order.
+
+        Args:
+            video: (B, C, T, H, W) in [-0.5, 0.5]; with ``--vtokens`` already codes (B, t, h, w).
+
+        Returns:
+            Embeddings (B, t, h, w, D), None with ``--vtokens``; codes (B, N) int64, not offset.
+        """
+        every = self.args.sample_every_n_latent_frames or 1
+        if self.first_stage_model is None:
+            return None, video[:, ::every].long().flatten(1)
+        embeddings, codes = self.first_stage_model.encode(video, include_embeddings=True)
+        return embeddings[:, :, ::every].movedim(1, -1), codes[:, ::every].flatten(1)
+
+    @torch.no_grad()
+    def encode_to_c(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn a batch's condition into tokens.
+
+        Returns:
+            The condition as given; its tokens (B, L) int64.
+        """
+        return condition, self.conditioner.encode(condition)
+
+    def forward(
+        self,
+        video: Tensor,
+        condition: Tensor,
+        cbox: Tensor | None = None,
+        tbox: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict every video token from the condition and the tokens before it.
+
+        Args:
+            video: as for ``encode_to_z``.
+            condition: as for ``encode_to_c``.
+            cbox: crop box (B, 4) of a ``--vtokens_pos`` model.
+            tbox: time box (B, 2) of a ``--vtokens_pos`` model.
+
+        Returns:
+            Logits (B, N, vocab_size) and the tokens (B, N) they should predict.
+        """
+        target = self.encode_to_z(video)[1] + self.cond_vocab_size
+        cond_tokens = self.encode_to_c(condition)[1]
+        tokens = torch.cat([cond_tokens, self._corrupt(target)], dim=1)
+        logits = self.transformer(tokens[:, :-1], cbox=cbox, tbox=tbox)
+        return logits[:, cond_tokens.shape[1] - 1 :], target
+
+    def _corrupt(self, tokens: Tensor) -> Tensor:
+        """Replace input tokens by random ones, as ``pkeep`` asks while training."""
+        if not self.training or self.pkeep >= 1:
+            return tokens
+        keep = torch.rand(tokens.shape, device=tokens.device) < self.pkeep
+        return torch.where(keep, tokens, torch.randint_like(tokens, self.transformer.vocab_size))
+
+    # ---- training --------------------------------------------------------------------------
+
+    def shared_step(
+        self, batch: dict[str, Tensor], batch_index: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score one batch.
+
+        Returns:
+            Cross-entropy per video token in nats, top-1 and top-5 accuracy in percent.
+        """
+        video = batch[self.first_stage_key]
+        logits, target = self(
+            video,
+            batch[self.conditioner.batch_key] if not self.unconditional else video,
+            cbox=batch.get("cbox") if self.args.vtokens_pos else None,
+            tbox=batch.get("tbox") if self.args.vtokens_pos else None,
+        )
+        logits, target = logits.flatten(0, 1).float(), target.flatten()  # (B·N, V), (B·N,)
+        acc1, acc5 = accuracy(logits.detach(), target, top_k=(1, 5))
+        return F.cross_entropy(logits, target), acc1, acc5
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Loss of one training batch."""
+        return self._logged_step("train", batch, batch_index)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Loss of one held-out batch."""
+        return self._logged_step("val", batch, batch_index)
+
+    def _logged_step(self, split: str, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        loss, acc1, acc5 = self.shared_step(batch, batch_index)
+        size, held_out = len(batch[self.first_stage_key]), split == "val"
+        self.log(f"{split}/loss", loss, prog_bar=True, batch_size=size, sync_dist=held_out)
+        figures = {f"{split}/acc1": acc1, f"{split}/acc5": acc5}
+        self.log_dict(figures, batch_size=size, sync_dist=held_out)
+        return loss
+
+    def train(self, mode: bool = True) -> Net2NetTransformer:
+        """Switch the GPT's mode; the frozen VQGANs stay in eval mode."""
+        super().train(mode)
+        for frozen in (self.first_stage_model, self.cond_stage_model):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW that decays the weights of linear layers only."""
+        decayed = {
+            f"{name}.weight"
+            for name, module in self.transformer.named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        # Sorted, as the released optimiser states are.
+        parameters = sorted(self.transformer.named_parameters())
+        groups = [
+            {"params": [p for name, p in parameters if name in decayed], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for name, p in parameters if name not in decayed], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=ADAM_BETAS)
+
+    # ---- checkpoints -----------------------------------------------------------------------
+
+    def _start_from(self, path: str, ignore_keys: Sequence[str]) -> None:
+        """Take the GPT's weights from a checkpoint, all but those named by ``ignore_keys``."""
+        checkpoint = read_checkpoint(path, flag="ckpt_path", stage="transformer")
+        given = _gpt_weights(checkpoint.state_dict)
+        ignored = tuple(key.removeprefix("transformer.") for key in ignore_keys)
+        own = self.transformer.state_dict()
+        given |= {k: v for k, v in own.items() if ignored and k.startswith(ignored)}
+        load_weights(self.transformer, given, source=path)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep this model's own frozen VQGANs, and drop the masks of released files."""
+        state = checkpoint["state_dict"]
+        kept = {f"transformer.{k}": v for k, v in _gpt_weights(state).items()}
+        own = self.state_dict()
+        kept |= {k: v for k, v in own.items() if not k.startswith("transformer.")}
+        checkpoint["state_dict"] = kept
+
+
+def n_clip_frames(args: Namespace) -> int:
+    """Frames of one training clip: some readers count them before thinning, some after (D23)."""
+    if args.image_folder or "coinrun" in Path(args.data_path or "").name:
+        return args.sequence_length
+    return -(-args.sequence_length // args.sample_every_n_frames)
+
+
+def accuracy(logits: Tensor, target: Tensor, *, top_k: Sequence[int]) -> list[Tensor]:
+    """Share of targets among the k likeliest classes, in percent.
+
+    Args:
+        logits: (n, V).
+        target: (n,) int64.
+        top_k: values of k.
+
+    Returns:
+        One scalar tensor per k.
+    """
+    likeliest = logits.topk(min(max(top_k), logits.shape[1]), dim=1).indices
+    hit = likeliest == target[:, None]  # (n, max k)
+    return [hit[:, :k].any(dim=1).float().mean() * 100 for k in top_k]
+
+
+def _frozen(vqgan: VQGAN | None) -> VQGAN | None:
+    return None if vqgan is None else vqgan.eval().requires_grad_(False)
+
+
+def _make_conditioner(
+    args: Namespace, cond_stage_key: str, sos_token: int, stft_vqgan: VQGAN | None
+) -> Conditioner:
+    """Choose the conditioner; "text" and "stft" win over ``--unconditional``."""
+    if cond_stage_key == "stft":
+        assert stft_vqgan is not None
+        return Sound(stft_vqgan)
+    if cond_stage_key == "text":
+        return Text(args.text_seq_len)
+    if cond_stage_key != "label":
+        raise UserError(
+            f"--cond_stage_key got {cond_stage_key!r}; expected one of label, text, stft"
+        )
+    if args.unconditional:
+        return Unconditional(sos_token)
+    if not args.class_cond_dim:
+        raise UserError(
+            "the number of classes (class_cond_dim) is not known; expected a data set with class "
+            "folders, or pass --unconditional"
+        )
+    return ClassLabel(args.class_cond_dim)
+
+
+def _gpt_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The GPT's own weights in a transformer checkpoint, without the released files' masks."""
+    prefix = "transformer."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix) and not name.endswith(".attn.mask")
+    }
+
+
+def load_transformer(
+    gpt_ckpt: str | Path,
+    vqgan_ckpt: str | Path,
+    stft_vqgan_ckpt: str | Path = "",
+) -> Net2NetTransformer:
+    """Load a trained transformer with its VQGAN(s) for use: eval mode, CPU.
+
+    Args:
+        gpt_ckpt: a checkpoint of ``train_transformer.py`` or a released transformer file.
+        vqgan_ckpt: the VQGAN it was trained on; "" for a model trained on stored codes.
+        stft_vqgan_ckpt: the STFT-VQGAN of a sound-conditioned model, else "".
+
+    Raises:
+        UserError: a file is missing, unreadable, hostile, of the wrong stage, or they do not
+            belong together.
+    """
+    checkpoint = read_checkpoint(gpt_ckpt, flag="--gpt_ckpt", stage="transformer")
+    settings = {key: checkpoint.hyper_parameters[key] for key in (
+        "first_stage_key", "cond_stage_key", "pkeep", "sos_token"
+    ) if key in checkpoint.hyper_parameters}  # fmt: skip
+    args = with_defaults(checkpoint.args)
+    sound = settings.get("cond_stage_key") == "stft"
+    if not vqgan_ckpt and not args.vtokens:
+        raise UserError(
+            f"--vqgan_ckpt got nothing; expected the VQGAN that {gpt_ckpt} was trained on"
+        )
+    if sound and not stft_vqgan_ckpt:
+        raise UserError(
+            f"--stft_vqgan_ckpt got nothing; expected the STFT-VQGAN that {gpt_ckpt} was trained on"
+        )
+    model = Net2NetTransformer(
+        args,
+        first_stage_model=load_vqgan(vqgan_ckpt, flag="--vqgan_ckpt") if vqgan_ckpt else None,
+        cond_stage_model=load_vqgan(stft_vqgan_ckpt, flag="--stft_vqgan_ckpt") if sound else None,
+        **settings,
+    )
+    weights = _gpt_weights(checkpoint.state_dict)
+    n_tokens = weights["tok_emb.weight"].shape[0]
+    if n_tokens != model.transformer.vocab_size:
+        raise UserError(
+            f"--vqgan_ckpt {vqgan_ckpt or stft_vqgan_ckpt} does not belong to {gpt_ckpt}: got "
+            f"{model.cond_vocab_size} condition + {model.first_stage_vocab_size} video tokens; "
+            f"expected {n_tokens} together"
+        )
+    load_weights(model.transformer, weights, source=str(gpt_ckpt))
+    for name in ("first_stage_model", "cond_stage_model"):
+        _warn_if_other(getattr(model, name), checkpoint.part(f"{name}."), name, gpt_ckpt)
+    return model.eval()
+
+
+def _warn_if_other(
+    vqgan: VQGAN | None, stored: Mapping[str, Tensor], name: str, gpt_ckpt: str | Path
+) -> None:
+    """Say so when the VQGAN given differs from the copy stored with the transformer."""
+    if vqgan is None:
+        return
+    own = vqgan.state_dict()
+    same = {k: v for k, v in stored.items() if not k.startswith(TRAINING_PREFIXES)}
+    if any(k not in own or not torch.equal(own[k], v) for k, v in same.items()):
+        log.warning("%s holds another %s than the one given; using the one given", gpt_ckpt, name)
