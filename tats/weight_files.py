@@ -1,0 +1,125 @@
+"""Reading weight files of any origin as named tensors, without executing what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tats.errors import UserError
+from tats.plain_pickle import restricted_unpickle
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read named tensors from a safetensors file, a torch file or a pickle of numpy arrays.
+
+    Args:
+        path: the file; a torch file is read with ``weights_only=True`` and a pickle by
+            ``restricted_unpickle``, so neither can execute anything.
+
+    Returns:
+        Name → CPU tensor; a nested pickle's names are joined with "/".
+
+    Raises:
+        UserError: the file is missing, damaged, or holds anything but named tensors.
+    """
+    file = Path(path)
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(16)
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        if head.startswith(b"PK") or b"\x8a\x0al\xfc\x9cF\xf9" in head:  # torch's two formats
+            tree = torch.load(file, map_location="cpu", weights_only=True)
+        else:
+            tree = restricted_unpickle(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    except (
+        *(pickle.UnpicklingError, zipfile.BadZipFile, safetensors.SafetensorError),
+        *(RuntimeError, ValueError, KeyError, EOFError, TypeError, AttributeError),
+    ) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).split("\n", 1)[0][:200]
+        raise UserError(f"{file}: got no readable weight file ({reason})") from None
+    return _flatten(file, tree)
+
+
+def _flatten(file: Path, tree: Any) -> dict[str, Tensor]:
+    if isinstance(tree, Mapping) and isinstance(tree.get("state_dict"), Mapping):
+        tree = tree["state_dict"]
+    state: dict[str, Tensor] = {}
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    seen: set[int] = set()  # a container met twice could make the walk endless
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Tensor):
+            state[name] = value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            native = value.astype(value.dtype.newbyteorder("="))
+            state[name] = torch.from_numpy(np.array(native, order="C"))
+        elif isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += [(f"{name}/{key}" if name else str(key), v) for key, v in value.items()]
+        else:
+            kind = type(value).__name__
+            raise UserError(f"{file}: got a {kind} at {name[:80]!r}; expected named tensors")
+    if not state:
+        raise UserError(f"{file}: got no tensors; expected named tensors")
+    return state
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """Return one sha256 over names, shapes and values, whatever file format they came from.
+
+    Args:
+        state: name → tensor.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_sha256(file: str | Path) -> str:
+    """Return a file's sha256.
+
+    Args:
+        file: its path.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(file, "rb") as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+    return digest.hexdigest()
+
+
+def is_torchscript(path: str | Path) -> bool:
+    """Say whether a file is a TorchScript archive, which holds code besides weights.
+
+    Args:
+        path: any file, or none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
