@@ -1,0 +1,7 @@
+"""MUGEN's CoinRun games: recorded state to frames, semantic maps and captions."""
+
+from tats.coinrun.captions import describe
+from tats.coinrun.game import Game
+from tats.coinrun.renderer import Renderer
+
+__all__ = ["Game", "Renderer", "describe"]
