@@ -83,9 +83,7 @@ def clip_frames(args: Namespace) -> int:
 
 
 def clip_shape(args: Namespace) -> tuple[int, int, int]:
-    """Give the (frames, height, width) of the clips a VQGAN trains on."""
-    if args.stft_data:
-        return STFT_CLIP_SHAPE
+    """Give the (frames, height, width) of a training clip's pictures."""
     return (clip_frames(args), args.resolution, args.resolution)
 
 
@@ -155,7 +153,7 @@ def check_vqgan_args(args: Namespace) -> None:
     _at_least(args, 0, "l1_weight", "restart_thres", *weights)
     _check_rate(args, "lr")
     _check_group_norm(args)
-    _check_downsample(args.downsample, clip_shape(args))
+    check_clip(STFT_CLIP_SHAPE if args.stft_data else clip_shape(args), args.downsample)
 
 
 def _check_rate(args: Namespace, name: str) -> None:
@@ -179,7 +177,16 @@ def _check_group_norm(args: Namespace) -> None:
     )
 
 
-def _check_downsample(downsample: Sequence[int], shape: tuple[int, int, int]) -> None:
+def check_clip(shape: tuple[int, int, int], downsample: Sequence[int]) -> None:
+    """Check that a training clip divides into latent cells.
+
+    Args:
+        shape: (frames, height, width) of the clip.
+        downsample: pixels per latent cell along the same axes.
+
+    Raises:
+        UserError: it does not.
+    """
     _require(
         all(rate >= 1 and rate & (rate - 1) == 0 for rate in downsample),
         f"--downsample got {' '.join(map(str, downsample))}; expected powers of 2",
@@ -190,21 +197,6 @@ def _check_downsample(downsample: Sequence[int], shape: tuple[int, int, int]) ->
             size >= rate and size % rate == 0,
             f"--{flag} gives {size} along {axis}; expected a multiple of --downsample's {rate}",
         )
-
-
-def first_stage_clip_frames(args: Namespace, downsample_time: int) -> int:
-    """Count a training clip's latent frames, before ``--sample_every_n_latent_frames``.
-
-    Raises:
-        UserError: the clip does not divide into latent frames.
-    """
-    frames = clip_frames(args)
-    _require(
-        frames >= downsample_time and frames % downsample_time == 0,
-        f"--sequence_length gives clips of {frames} frames; expected a multiple of"
-        f" {downsample_time}, the VQGAN's downsampling along time",
-    )
-    return frames // downsample_time
 
 
 def check_transformer_args(args: Namespace) -> None:

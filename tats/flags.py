@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from tats.flag_checks import (
     check_block_size,
+    check_clip,
     check_data_args,
     check_hierarchical_args,
     check_sampling_args,
@@ -22,8 +23,8 @@ from tats.flag_checks import (
     check_transformer_args,
     check_vqgan_args,
     check_writable,
+    clip_frames,
     clip_shape,
-    first_stage_clip_frames,
     uses_mugen,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "add_transformer_flags",
     "add_vqgan_flags",
     "check_block_size",
+    "check_clip",
     "check_data_args",
     "check_hierarchical_args",
     "check_sampling_args",
@@ -45,9 +47,10 @@ __all__ = [
     "check_transformer_args",
     "check_vqgan_args",
     "check_writable",
+    "clip_frames",
     "clip_shape",
-    "first_stage_clip_frames",
     "new_parser",
+    "passthrough_trainer_settings",
     "uses_mugen",
     "with_defaults",
 ]
@@ -213,6 +216,8 @@ VQGAN_FLAGS = (
     Flag("norm_type",               str,    "group",   "",          "normalisation of the autoencoder", Norm),
     Flag("padding_type",            str,    "replicate", "",        "padding of the encoder's strided convolutions", Padding),
     Flag("i3d_feat",                switch, False,     "",          "accepted for old command lines, without effect"),
+    # ours
+    Flag("single_forward",          switch, False,     "",          "judge the autoencoder's own forward pass: faster, not the published training"),
 )
 
 TRANSFORMER_FLAGS = (
@@ -446,7 +451,7 @@ def add_trainer_flags(parser: argparse.ArgumentParser) -> None:
             if isinstance(parameter.default, bool):
                 options.update(nargs="?", const=True)
             group.add_argument(f"--{name}", help=" ", **options)
-    hidden = {"nargs": "*", "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    hidden: dict[str, Any] = {"nargs": "*", "help": argparse.SUPPRESS, "default": argparse.SUPPRESS}
     for name, advice in REFUSED_TRAINER_FLAGS.items():
         parser.add_argument(f"--{name}", action=_Refuse, advice=advice, **hidden)
 
