@@ -6,9 +6,9 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
-Result = TypeVar("Result")
+Main = TypeVar("Main", bound=Callable[..., Any])  # main(argv=None)
 USER_ERROR_EXIT_CODE = 2  # what argparse itself exits with
 
 
@@ -20,9 +20,7 @@ class UserError(ValueError):
     """
 
 
-def one_line_errors(
-    main: Callable[[Sequence[str] | None], Result],
-) -> Callable[[Sequence[str] | None], Result]:
+def one_line_errors(main: Main) -> Main:
     """Make a script's ``main(argv=None)`` end a ``UserError`` as argparse ends a bad flag.
 
     Args:
@@ -33,7 +31,7 @@ def one_line_errors(
     """
 
     @functools.wraps(main)
-    def wrapped(argv: Sequence[str] | None = None) -> Result:
+    def wrapped(argv: Sequence[str] | None = None) -> Any:
         try:
             return main(argv)
         except UserError as error:
@@ -41,4 +39,4 @@ def one_line_errors(
             print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
             raise SystemExit(USER_ERROR_EXIT_CODE) from None
 
-    return wrapped
+    return cast(Main, wrapped)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from tats.errors import UserError
@@ -272,7 +272,7 @@ def install(name: str, file: str | Path) -> Path:
             convert = {"vgg16": convert_vgg16, "i3d": convert_i3d}[name]
             state = convert(read_weights(file))
             metadata = {"source": f"{published.requirement} {published.member}", "sha256": sha256}
-            save_file(state, temporary, metadata)
+            temporary.write_bytes(save(state, metadata))  # save_file's files are private
     return target
 
 
