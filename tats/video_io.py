@@ -293,8 +293,8 @@ def _write_with_imageio(
     import imageio.v3 as imageio
 
     if audio is not None:
-        raise UserError(f"{path.name}: writing sound needs PyAV; pip install av")
-    logger.warning("PyAV cannot be imported: %s is written by imageio-ffmpeg", path.name)
+        raise UserError("writing sound needs PyAV; pip install av")
+    logger.warning("PyAV cannot be imported: video is written by imageio-ffmpeg")
     try:
         pixels = np.stack([_even_sized(np.asarray(frame)) for frame in frames])
         imageio.imwrite(path, pixels, plugin="FFMPEG", fps=fps, macro_block_size=2)
