@@ -136,8 +136,8 @@ def spatial(
 
     Source: published sampler for models with spatial position embeddings.
     """
-    _at_least(1, **dict(zip(("canvas frames", "rows", "columns"), canvas_shape, strict=True)))
-    _at_least(1, **dict(zip(("window frames", "rows", "columns"), window_shape, strict=True)))
+    _at_least(1, **_named("canvas", canvas_shape))
+    _at_least(1, **_named("window", window_shape))
     if any(w > c for w, c in zip(window_shape, canvas_shape, strict=True)):
         raise ValueError(f"window_shape got {window_shape}; expected at most {canvas_shape}")
     if not 0 <= context_frames < window_shape[0]:
@@ -221,6 +221,11 @@ def _window_start(i: int, canvas: int, window: int, centre: int) -> int:
 def _raster(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
     frames, rows, columns = shape
     return ((t, y, x) for t in range(frames) for y in range(rows) for x in range(columns))
+
+
+def _named(what: str, shape: tuple[int, int, int]) -> dict[str, int]:
+    frames, rows, columns = shape
+    return {f"{what} frames": frames, f"{what} rows": rows, f"{what} columns": columns}
 
 
 def _at_least(minimum: int, **values: int) -> None:
