@@ -1,0 +1,50 @@
+# Everything a newcomer runs. The first target that needs it makes .venv; the rest is quick.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+RUN := $(VENV)/bin/python
+SET_UP := $(VENV)/.set-up
+# One process per core, one thread per process.
+TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{print $$1 > 8 ? 8 : $$1}')
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES)
+
+.PHONY: setup quickstart test test-parity check bench clean
+
+setup: $(SET_UP)
+
+# A torch that Python already has (say, one built for this machine's GPU) is used as it is.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "TATS needs Python 3.10 or newer: make PYTHON=python3.11 …")'
+	if $(PYTHON) -c 'import torch' 2>/dev/null; \
+	then $(PYTHON) -m venv --system-site-packages $(VENV); \
+	else $(PYTHON) -m venv $(VENV); fi
+
+# The constraint keeps every other package from exchanging the torch that is there.
+$(SET_UP): setup.py $(VENV)/bin/python
+	$(RUN) -c 'import torch' 2>/dev/null || $(RUN) -m pip install --quiet '$(TORCH)'
+	$(RUN) -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
+	$(RUN) -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
+	$(RUN) scripts/fetch_weights.py
+	touch $@
+
+quickstart: $(SET_UP)
+	$(RUN) scripts/quickstart.py
+
+test: $(SET_UP)
+	$(PYTEST)
+
+test-parity: $(SET_UP)
+	$(PYTEST) tests/parity
+
+check: $(SET_UP)
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy -p tats
+	$(RUN) -m mypy *.py scripts/*.py
+	$(RUN) -m pytest -q tests/unit/test_architecture.py
+
+bench: $(SET_UP)
+	for benchmark in benchmarks/bench_*.py; do $(RUN) $$benchmark || exit 1; done
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis lightning_logs
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""What TATS needs, and what it offers on top."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="tats",
+    version="0.1.0",
+    description="Long video generation with a time-agnostic VQGAN and a time-sensitive transformer",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["tats", "tats.*"]),
+    install_requires=[
+        "torch>=2.6",
+        "pytorch-lightning>=2.6,<3",
+        "torchmetrics>=1.4",
+        "av>=14",
+        "imageio>=2.34",
+        "einops>=0.7",
+        "h5py>=3.10",
+        "tqdm>=4.66",
+        "numpy>=1.26",
+        "pillow>=10.2",
+        "scipy>=1.11",
+        "scikit-learn>=1.3",
+        "regex>=2023.6",
+        "ftfy>=6.1",
+        "tensorboard>=2.15",
+        "matplotlib>=3.8",
+        "safetensors>=0.4",
+    ],
+    extras_require={
+        "ffmpeg": ["imageio-ffmpeg>=0.5"],
+        "download": ["huggingface-hub>=0.24", "gdown>=5.2"],
+        "int8": ["torchao>=0.8"],
+        "wandb": ["wandb>=0.16"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.8",
+            "mypy>=1.11",
+        ],
+    },
+)
