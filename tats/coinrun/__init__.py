@@ -3,5 +3,6 @@
 from tats.coinrun.captions import describe
 from tats.coinrun.game import Game
 from tats.coinrun.renderer import Renderer
+from tats.coinrun.simulate import simulate_game
 
-__all__ = ["Game", "Renderer", "describe"]
+__all__ = ["Game", "Renderer", "describe", "simulate_game"]

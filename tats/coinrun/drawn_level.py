@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import zlib
+from pathlib import PurePosixPath
 
 from PIL import Image
 
@@ -21,13 +22,13 @@ _GROUND_COLOURS: dict[str, tuple[Colour, Colour]] = {  # (soil, crust)
     "Snow": ((128, 150, 176), (240, 248, 255)),
     "Stone": ((112, 112, 120), (162, 164, 172)),
 }
-_SKIES: tuple[tuple[Colour, Colour, Colour], ...] = (  # (top of the sky, horizon, hills)
-    ((120, 196, 240), (214, 240, 250), (146, 208, 140)),
-    ((250, 160, 120), (255, 226, 180), (170, 120, 150)),
-    ((150, 210, 220), (250, 240, 200), (226, 190, 120)),
-    ((40, 50, 100), (110, 110, 170), (60, 70, 120)),
-    ((170, 200, 225), (236, 242, 250), (200, 216, 230)),
-)
+_SKIES: dict[str, tuple[Colour, Colour, Colour]] = {  # (top of the sky, horizon, hills)
+    "meadow": ((120, 196, 240), (214, 240, 250), (146, 208, 140)),
+    "dusk": ((250, 160, 120), (255, 226, 180), (170, 120, 150)),
+    "dunes": ((150, 210, 220), (250, 240, 200), (226, 190, 120)),
+    "night": ((40, 50, 100), (110, 110, 170), (60, 70, 120)),
+    "frost": ((170, 200, 225), (236, 242, 250), (200, 216, 230)),
+}
 _WOOD: Colour = (196, 140, 80)
 _GOLD: Colour = (250, 204, 50)
 _LAVA_RED: Colour = (226, 76, 30)
@@ -190,13 +191,14 @@ def draw_background(path: str) -> Image.Image:
     """Draw a landscape; a picture shows only a window of it, a fifth of its width, at mid-height.
 
     Args:
-        path: the name decides sky and hills, so equal names look alike.
+        path: a known landscape's name, or any other, which always gives the same picture.
 
     Returns:
         RGB, square; the left edge continues the right edge.
     """
     choice = random.Random(zlib.crc32(path.encode()))
-    high, horizon, hills = _SKIES[choice.randrange(len(_SKIES))]
+    any_sky = choice.choice(list(_SKIES))
+    high, horizon, hills = _SKIES.get(PurePosixPath(path).stem, _SKIES[any_sky])
     side = _BACKGROUND
     image = Image.new("RGB", (1, side))
     for y in range(side):
