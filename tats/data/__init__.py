@@ -1,0 +1,20 @@
+"""Datasets of clips, and the module that chooses among them by a run's flags."""
+
+from tats.data.clips import ClipDataset, ClipKey, ClipSampler, LabelledClips
+from tats.data.datamodule import VideoData
+from tats.data.frame_folders import FrameDataset
+from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
+from tats.data.video_files import VideoDataset
+
+__all__ = [
+    "ClipDataset",
+    "ClipKey",
+    "ClipSampler",
+    "FrameDataset",
+    "HDF5Dataset",
+    "HDF5TextDataset",
+    "HDF5TokenDataset",
+    "LabelledClips",
+    "VideoData",
+    "VideoDataset",
+]

@@ -1,0 +1,203 @@
+"""The data of a run, as its flags describe it."""
+
+from __future__ import annotations
+
+import functools
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
+from tats.data.frame_folders import FrameDataset
+from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
+from tats.data.video_files import VideoDataset, video_class_names
+from tats.errors import UserError
+from tats.flags import check_data_args, uses_mugen, with_defaults
+
+
+class VideoData(LightningDataModule):
+    """Training clips from the training split, validation clips from the test split.
+
+    Args:
+        args: the data flags; missing ones take their defaults. Nothing is read before it is
+            asked for.
+
+    Raises:
+        UserError: a flag is out of range, or flags exclude each other.
+    """
+
+    def __init__(self, args: Namespace) -> None:
+        super().__init__()
+        self.args = with_defaults(args)
+        check_data_args(self.args)
+        if self.args.seed < 0:
+            raise UserError(f"--seed got {self.args.seed}; expected 0 or more")
+        self._datasets: dict[bool, ClipDataset] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their labels.
+
+        Raises:
+            UserError: this kind of data has no labels.
+        """
+        root = existing_data_path(self.args)
+        if root.is_file() or self.args.image_folder or self.args.stft_data:
+            raise UserError(
+                f"--data_path {root} has no class labels; expected videos in class folders, or "
+                "--unconditional"
+            )
+        return video_class_names(root)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes; raises as ``class_names`` does."""
+        return len(self.class_names)
+
+    def dataset(self, train: bool) -> ClipDataset:
+        """Open a split; the second call returns the same dataset.
+
+        Args:
+            train: the training split rather than the test split.
+
+        Raises:
+            UserError: the data are missing, damaged, or have another layout than the flags say.
+        """
+        if train not in self._datasets:
+            self._datasets[train] = open_dataset(self.args, train)
+        return self._datasets[train]
+
+    def prepare_data(self) -> None:
+        """Index both splits, in one process a machine, so that the others find the index."""
+        self.dataset(train=True)
+        self.dataset(train=False)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return batches of training clips in a new order every epoch."""
+        dataset = self.dataset(train=True)
+        labels = _labels(dataset) if self.args.balanced_sampler else None
+        return self._dataloader(
+            dataset, ClipSampler(dataset, balanced_labels=labels, **self._order())
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return batches of test clips, the same ones every epoch.
+
+        They are shuffled once, so that ``--limit_val_batches`` leaves a fair sample.
+        """
+        dataset = self.dataset(train=False)
+        return self._dataloader(dataset, ClipSampler(dataset, fixed=True, **self._order()))
+
+    def _order(self) -> dict[str, Any]:
+        return {"seed": self.args.seed, "sharded": self.args.replace_sampler_ddp}
+
+    def _dataloader(self, dataset: ClipDataset, sampler: ClipSampler) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size=self.args.batch_size,
+            sampler=sampler,
+            num_workers=self.args.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.args.num_workers > 0,
+        )
+
+
+def existing_data_path(args: Namespace) -> Path:
+    """Return ``--data_path``.
+
+    Raises:
+        UserError: it does not exist, or is an empty folder.
+    """
+    root = Path(args.data_path)
+    if not root.exists():
+        raise UserError(
+            f"--data_path got {root}, which does not exist; expected a dataset folder or an HDF5 "
+            "file"
+        )
+    if root.is_dir() and not any(root.iterdir()):
+        raise UserError(f"--data_path got {root}, which is empty; expected a dataset folder")
+    return root
+
+
+def open_dataset(args: Namespace, train: bool) -> ClipDataset:
+    """Choose and open the reader the flags ask for; a new kind of data is one more case here.
+
+    Args:
+        args: complete data flags.
+        train: the training split rather than the test split.
+
+    Raises:
+        UserError: the data do not suit the flags, or their kind is not supported.
+    """
+    root = existing_data_path(args)
+    common: dict[str, Any] = {
+        "train": train,
+        "sequence_length": args.sequence_length,
+        "resolution": args.resolution,
+        "sample_every_n_frames": args.sample_every_n_frames,
+        "seed": args.seed,
+    }
+    if root.is_file():
+        _refuse(args, root, "image_folder", "stft_data", "smap_cond")
+        if args.vtokens:
+            return HDF5TokenDataset(path=root, spatial_length=args.spatial_length, **common)
+        _check_colour(args)
+        if args.text_cond:
+            return HDF5TextDataset(path=root, tokenize=_caption_tokenizer(args), **common)
+        return HDF5Dataset(path=root, **common)
+    if uses_mugen(args):
+        raise UserError(f"--data_path {root}: MUGEN clips cannot be read yet; expected videos")
+    _refuse(args, root, "vtokens", "stft_data", "text_cond")
+    _check_colour(args)
+    if args.image_folder:
+        return FrameDataset(root=root, **common)
+    return VideoDataset(root=root, show_progress=_is_rank_zero(), **common)
+
+
+def _caption_tokenizer(args: Namespace) -> Callable[[str], Tensor]:
+    return functools.partial(_tokenize, n_tokens=args.text_seq_len, truncate=args.truncate_captions)
+
+
+def _tokenize(caption: str, n_tokens: int, truncate: bool) -> Tensor:
+    from tats.text import tokenize
+
+    try:
+        return tokenize(caption, context_length=n_tokens, truncate=truncate)[0]
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--text_cond: {error}; or add --truncate_captions") from error
+
+
+def _is_rank_zero() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0  # Lightning sets it once it knows
+
+
+def _refuse(args: Namespace, root: Path, *flags: str) -> None:
+    kind = "an HDF5 file" if root.is_file() else "a folder of videos"
+    for flag in flags:
+        if getattr(args, flag):
+            raise UserError(
+                f"--{flag} cannot be used with --data_path {root}, {kind}; leave the flag out"
+            )
+
+
+def _check_colour(args: Namespace) -> None:
+    if args.image_channels != 3:
+        raise UserError(
+            f"--image_channels got {args.image_channels}; expected 3, the channels of video frames"
+        )
+
+
+def _labels(dataset: ClipDataset) -> np.ndarray:
+    if not isinstance(dataset, LabelledClips):
+        raise UserError("--balanced_sampler needs class labels, which these data have not")
+    return dataset.labels()
