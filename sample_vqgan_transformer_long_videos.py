@@ -1,0 +1,40 @@
+"""Sample videos longer than the training clips, by a sliding window."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from tats.errors import one_line_errors
+from tats.flags import add_long_sampling_flags, check_sampling_args, new_parser
+from tats.models.transformer import load_transformer
+from tats.sampling.outputs import command_line, output_folder
+from tats.sampling.videos import long_sampler, place_model, write_samples
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare this script's flags."""
+    parser = new_parser("Sample videos longer than the training clips, by a sliding window.")
+    add_long_sampling_flags(parser)
+    return parser
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Sample ``--n_sample`` clips into ``--save`` and print one line of JSON about them."""
+    argv = command_line(argv)
+    args = build_parser().parse_args(argv)
+    check_sampling_args(args)
+    # Unless it is asked for, the resolution is the model's: the default is the published models'.
+    asked_for = any(word.split("=")[0] == "--sample_resolution" for word in argv)
+    with output_folder(args) as folder:
+        model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
+        model = place_model(model, args.device, args.precision)
+        sampler = long_sampler(args, model, args.sample_resolution if asked_for else None)
+        result = write_samples(sampler, args, folder, argv=argv, save_frames=True)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The samplers' scripts, end to end with tiny models."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from load_script import load_script
+from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
+
+SHORT = "sample_vqgan_transformer_short_videos.py"
+LONG = "sample_vqgan_transformer_long_videos.py"
+N_CLASSES = 3
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints: a VQGAN (4x4x4 latents of 16x16x16 clips) and transformers on it."""
+    torch.manual_seed(0)
+    folder, vqgan = tmp_path_factory.mktemp("models"), tiny_vqgan()
+    kinds: dict[str, dict[str, Any]] = {
+        "label": {"class_cond_dim": N_CLASSES},
+        "uncond": {"unconditional": True},
+        "interpolation": {"unconditional": True, "n_unmasked": 16},
+        "short-block": {"class_cond_dim": N_CLASSES, "block_size": 63},
+        "text": {"cond_stage_key": "text", "text_cond": True, "block_size": 320},
+    }
+    paths = {"vqgan": save_checkpoint(vqgan, folder / "vqgan.ckpt")}
+    for kind, flags in kinds.items():
+        model = tiny_transformer(vqgan, **flags)
+        paths[kind] = save_checkpoint(model, folder / f"{kind}.ckpt")
+    (folder / "note.txt").write_text("not a checkpoint")
+    (folder / "cut.ckpt").write_bytes(paths["label"].read_bytes()[:5000])
+    return {**paths, "note": folder / "note.txt", "cut": folder / "cut.ckpt"}
+
+
+def command(models: dict[str, Path], save: Path, kind: str = "label") -> list[str]:
+    flags = {"gpt_ckpt": models[kind], "vqgan_ckpt": models["vqgan"], "save": save}
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def run(script: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Run a script in this process; its one line of JSON."""
+    load_script(script).main(arguments)
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(script: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a script that must refuse its arguments; its one line."""
+    with pytest.raises(SystemExit) as exit_:
+        load_script(script).main(arguments)
+    printed = capsys.readouterr()
+    assert exit_.value.code != 0 and printed.out == ""
+    (line,) = [line for line in printed.err.splitlines() if "error:" in line]
+    assert "Traceback" not in printed.err
+    return line
+
+
+def test_short_sampler_writes_exactly_n_clips_and_a_record(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = shlex.split("--class_cond --n_sample 5 --batch_size 2 --save_videos --run 1")
+    result = run(SHORT, command(models, tmp_path) + flags, capsys)
+    folder = tmp_path / "ucf101_topp0.92_topk2048_run1"
+    clips = np.load(folder / "clips.npy")
+    assert clips.shape == (5, 16, 16, 16, 3) and clips.dtype == np.uint8
+    assert len({clip.tobytes() for clip in clips}) == 5
+    assert result == {"clips": str(folder / "clips.npy"), "n_clips": 5}
+    names = ["samples_00005-00006.mp4", "samples_00007-00008.mp4", "samples_00009-00009.mp4"]
+    assert sorted(path.name for path in (folder / "grids").iterdir()) == names
+    record = json.loads((folder / "run.json").read_text())
+    assert record["argv"][-1] == "1" and record["flags"]["top_k"] == 2048
+    assert record["samples"] == [5, 10] and record["seeds"] == [5, 10]
+    assert all(len(digest) == 64 for digest in record["checkpoints"].values())
+    assert record["masked_condition_tokens"] == N_CLASSES
+    assert not list(folder.rglob("*tmp*"))
+
+
+def test_a_sample_is_the_same_in_any_batch_size_and_any_split_into_runs(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def clips(flags: str) -> np.ndarray:
+        arguments = [*command(models, tmp_path), "--class_cond", *shlex.split(flags)]
+        return np.load(run(SHORT, arguments, capsys)["clips"])
+
+    at_once = clips("--n_sample 6 --batch_size 6")
+    assert np.array_equal(at_once, clips("--n_sample 6 --batch_size 4"))
+    assert np.array_equal(at_once[3:], clips("--n_sample 3 --batch_size 1 --run 1"))
+    assert not np.array_equal(at_once, clips("--n_sample 6 --batch_size 6 --seed 100"))
+
+
+def test_every_class_is_visited_equally(models: dict[str, Path]) -> None:
+    script = load_script(SHORT)
+    args = script.build_parser().parse_args([*command(models, Path("x")), "--class_cond"])
+    model = script.load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
+    condition = script.short_sampler(args, model).condition(range(4, 10))
+    assert condition.tolist() == [[1], [2], [0], [1], [2], [0]]
+
+
+def test_running_again_replaces_the_results(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command(models, tmp_path, "uncond"), "--save_videos", "--batch_size", "1"]
+    run(SHORT, [*arguments, "--n_sample", "3"], capsys)
+    result = run(SHORT, [*arguments, "--n_sample", "1"], capsys)
+    folder = Path(result["clips"]).parent
+    assert len(np.load(folder / "clips.npy")) == 1
+    assert [path.name for path in (folder / "grids").iterdir()] == ["samples_00000-00000.mp4"]
+
+
+def test_long_sampler_writes_every_frame_as_a_picture(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = shlex.split(
+        "--dataset ucf101 --class_cond --sample_length 6 --temporal_sample_pos 2 --batch_size 2"
+        " --n_sample 2 --save_videos"
+    )
+    folder = Path(run(LONG, command(models, tmp_path) + flags, capsys)["clips"]).parent
+    clips = np.load(folder / "clips.npy")
+    assert clips.shape == (2, 24, 16, 16, 3)
+    from PIL import Image
+
+    for sample in range(2):
+        pictures = sorted((folder / "frames" / f"sample_{sample:05d}").iterdir())
+        assert len(pictures) == 24
+        frames = np.stack([np.asarray(Image.open(picture)) for picture in pictures])
+        assert np.array_equal(frames, clips[sample])
+    assert len(list((folder / "grids").glob("*.mp4"))) == 1
+
+
+def test_without_save_videos_there_is_the_array_alone(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = shlex.split("--sample_length 5 --n_sample 1")
+    folder = Path(run(LONG, command(models, tmp_path, "uncond") + flags, capsys)["clips"]).parent
+    assert sorted(path.name for path in folder.iterdir()) == ["clips.npy", "run.json"]
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "flags", "message"),
+    [
+        (SHORT, "label", "--n_sample 0", "--n_sample got 0"),
+        (SHORT, "label", "--batch_size 0", "--batch_size got 0"),
+        (SHORT, "label", "--top_p 0", "--top_p got 0"),
+        (SHORT, "label", "--top_p 1.5", "--top_p got 1.5"),
+        (SHORT, "label", "--top_k -1", "--top_k got -1"),
+        (SHORT, "label", "--dataset no/such", "--dataset got"),
+        (SHORT, "label", "--compute_fvd", "--data_path"),
+        (SHORT, "uncond", "--class_cond", "--class_cond got an unconditional"),
+        (SHORT, "text", "", "conditioned on text"),
+        (SHORT, "interpolation", "", "interpolation model"),
+        (SHORT, "short-block", "", "needs 64 inputs"),
+        (SHORT, "vqgan", "", "holds a vqgan model; expected a transformer"),
+        (SHORT, "note", "", "note.txt"),
+        (SHORT, "cut", "", "cut.ckpt"),
+        (SHORT, "label", "--gpt_ckpt gone.ckpt", "gone.ckpt"),
+        (SHORT, "label", "--device cuda:99", "--device got cuda:99"),
+        (SHORT, "label", "--device tpu", "--device got tpu"),
+        (LONG, "uncond", "--class_cond", "--class_cond got an unconditional"),
+        (LONG, "label", "--temporal_sample_pos 4", "--temporal_sample_pos got 4"),
+        (LONG, "label", "--temporal_sample_pos 0", "--temporal_sample_pos got 0"),
+        (LONG, "label", "--sample_length 0", "--sample_length got 0"),
+        (LONG, "label", "--sample_resolution 16", "--sample_resolution got 16; expected 4"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(
+    models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    script: str,
+    kind: str,
+    flags: str,
+    message: str,
+) -> None:
+    save = tmp_path / "new" / "results"
+    line = refused(script, command(models, save, kind) + shlex.split(flags), capsys)
+    assert message in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    arguments = command(models, tmp_path / "file" / "results", "cut")
+    assert "--save got" in refused(SHORT, arguments, capsys)
+    assert "--save got" in refused(LONG, arguments, capsys)
+
+
+def test_an_interrupted_run_leaves_no_array(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load_script(SHORT)
+    batches_done = []
+
+    def interrupted(self, part, clips) -> None:
+        if batches_done:
+            raise KeyboardInterrupt
+        batches_done.append(part)
+
+    monkeypatch.setattr("tats.sampling.outputs.ClipWriter.add", interrupted)
+    flags = shlex.split("--n_sample 2 --batch_size 1")
+    with pytest.raises(KeyboardInterrupt):
+        script.main(command(models, tmp_path, "uncond") + flags)
+    assert not list(tmp_path.rglob("*"))
