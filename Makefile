@@ -3,6 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 SET_UP := $(VENV)/.set-up
 # One process per core, one thread per process.
 TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{print $$1 > 8 ? 8 : $$1}')
@@ -14,18 +15,20 @@ setup: $(SET_UP)
 
 # A torch that Python already has (say, one built for this machine's GPU) is used as it is.
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "TATS needs Python 3.10 or newer: make PYTHON=python3.11 …")'
-	if $(PYTHON) -c 'import torch' 2>/dev/null; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+		"TATS needs Python 3.10 or newer: make PYTHON=python3.11 …")'
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; \
 	then $(PYTHON) -m venv --system-site-packages $(VENV); \
 	else $(PYTHON) -m venv $(VENV); fi
 
 # The constraint keeps every other package from exchanging the torch that is there.
 $(SET_UP): setup.py $(VENV)/bin/python
-	$(RUN) -c 'import torch' 2>/dev/null || $(RUN) -m pip install --quiet '$(TORCH)'
-	$(RUN) -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
-	$(RUN) -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
-	$(RUN) scripts/fetch_weights.py
-	touch $@
+	@echo "Setting up $(VENV): a minute or two"
+	@$(RUN) -W ignore -c 'import torch' 2>/dev/null || $(PIP) '$(TORCH)'
+	@$(RUN) -W ignore -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt
+	@$(PIP) -c $(VENV)/constraints.txt -e '.[dev]'
+	@$(RUN) scripts/fetch_weights.py
+	@touch $@
 
 quickstart: $(SET_UP)
 	$(RUN) scripts/quickstart.py
