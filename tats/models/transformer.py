@@ -126,7 +126,7 @@ class Net2NetTransformer(pl.LightningModule):
     def latent_shape(self) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of what the model was trained to write in one go."""
         args = self.args
-        if self.first_stage_model is None:
+        if args.vtokens or self.first_stage_model is None:
             side = min(args.spatial_length, args.resolution)
             n_frames, rows, columns = args.sequence_length, side, side
         else:
@@ -149,7 +149,7 @@ class Net2NetTransformer(pl.LightningModule):
             Embeddings (B, t, h, w, D), None with ``--vtokens``; codes (B, N) int64, not offset.
         """
         every = self.args.sample_every_n_latent_frames or 1
-        if self.first_stage_model is None:
+        if self.args.vtokens or self.first_stage_model is None:
             return None, video[:, ::every].long().flatten(1)
         embeddings, codes = self.first_stage_model.encode(video, include_embeddings=True)
         return embeddings[:, :, ::every].movedim(1, -1), codes[:, ::every].flatten(1)

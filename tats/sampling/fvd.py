@@ -69,6 +69,8 @@ def fvd_meter(args: Namespace, *, n_frames: int, device: torch.device) -> FvdMet
     Source: paper section 4.1; docs/DEVIATIONS.md D15.
     """
     check_data_args(args)
+    if args.vtokens:
+        raise UserError("--compute_fvd got --vtokens; expected data with frames, not codes")
     if args.n_sample < MIN_CLIPS:
         raise UserError(
             f"--n_sample got {args.n_sample}; expected {MIN_CLIPS} or more for --compute_fvd"

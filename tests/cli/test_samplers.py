@@ -13,6 +13,8 @@ import torch
 from load_script import load_script
 from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
 
+from tats.video_io import write_video
+
 SHORT = "sample_vqgan_transformer_short_videos.py"
 LONG = "sample_vqgan_transformer_long_videos.py"
 N_CLASSES = 3
@@ -30,6 +32,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "short-block": {"class_cond_dim": N_CLASSES, "block_size": 63},
         "text": {"cond_stage_key": "text", "text_cond": True, "block_size": 320},
     }
+    kinds["crops"] = {
+        "unconditional": True, "vtokens": True, "vtokens_pos": True, "resolution": 6,
+        "spatial_length": 4, "sequence_length": 4, "first_stage_vocab_size": 32,
+    }  # fmt: skip
     paths = {"vqgan": save_checkpoint(vqgan, folder / "vqgan.ckpt")}
     for kind, flags in kinds.items():
         model = tiny_transformer(vqgan, **flags)
@@ -133,6 +139,16 @@ def test_long_sampler_writes_every_frame_as_a_picture(
     assert len(list((folder / "grids").glob("*.mp4"))) == 1
 
 
+def test_a_model_of_crops_slides_over_the_whole_frame(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command(models, tmp_path, "crops"), "--n_sample", "2", "--sample_length", "5"]
+    clips = np.load(run(LONG, arguments, capsys)["clips"])
+    assert clips.shape == (2, 20, 24, 24, 3)
+    asked = run(LONG, [*arguments, "--sample_resolution", "6", "--batch_size", "1"], capsys)
+    assert np.array_equal(np.load(asked["clips"]), clips)
+
+
 def test_without_save_videos_there_is_the_array_alone(
     models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +197,73 @@ def test_mistakes_get_one_line_and_leave_nothing(
     line = refused(script, command(models, save, kind) + shlex.split(flags), capsys)
     assert message in line
     assert not (tmp_path / "new").exists()
+
+
+def small_dataset(folder: Path, n_videos: int = 3) -> Path:
+    for split in ("train", "test"):
+        for i in range(n_videos):
+            frames = torch.randint(256, (17, 20, 20, 3), dtype=torch.uint8)
+            write_video(folder / split / "walk" / f"{i}.mp4", frames.numpy(), fps=8)
+    return folder
+
+
+@pytest.fixture
+def pixel_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-in for I3D, whose weights a test cannot count on: mean colours."""
+
+    class Features:
+        def __init__(self, network: torch.nn.Module) -> None: ...
+
+        def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+            return clips.float().mean(dim=(2, 3)).flatten(1) / 255
+
+    monkeypatch.setattr("tats.sampling.fvd.load_i3d", lambda: torch.nn.Identity())
+    monkeypatch.setattr("tats.sampling.fvd.I3DFeatures", Features)
+
+
+def test_fvd_compares_exactly_the_clips_it_was_asked_for(
+    models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    pixel_features: None,
+) -> None:
+    data = small_dataset(tmp_path / "data")
+    flags = shlex.split(
+        f"--data_path {data} --compute_fvd --n_sample 5 --batch_size 3 --resolution 16"
+        " --num_workers 0 --dataset games"
+    )
+    result = run(SHORT, command(models, tmp_path / "out") + flags, capsys)
+    assert (result["n_fake"], result["n_real"]) == (5, 5)
+    assert np.isfinite([result["fvd"], result["kvd"]]).all()
+    record = json.loads((Path(result["clips"]).parent / "run.json").read_text())
+    assert record["result"] == result
+    # Three videos of 17 frames hold six clips of 16; scores of seven say that one is missing.
+    more = run(SHORT, [*command(models, tmp_path / "out"), *flags, "--n_sample", "7"], capsys)
+    assert (more["n_fake"], more["n_real"]) == (7, 6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--n_sample 1", "--n_sample got 1"),
+        ("--vtokens", "--compute_fvd got --vtokens"),
+        ("--sequence_length 32", "real clips of 32 frames, sampled ones have 16"),
+        ("--data_path nowhere", "nowhere"),
+    ],
+)
+def test_fvd_that_cannot_be_computed_is_refused_before_sampling(
+    models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    pixel_features: None,
+    flags: str,
+    message: str,
+) -> None:
+    data = small_dataset(tmp_path / "data", n_videos=1)
+    arguments = [*command(models, tmp_path / "out"), "--compute_fvd", "--data_path", str(data)]
+    arguments += ["--num_workers", "0", *shlex.split(flags)]
+    assert message in refused(SHORT, arguments, capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
