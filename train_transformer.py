@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     seed_everything(args.seed, workers=True)
     data = VideoData(args)
-    args.class_cond_dim = data.n_classes
+    if args.cond_stage_key == "label" and not args.unconditional:
+        args.class_cond_dim = data.n_classes
     model = Net2NetTransformer(
         args, first_stage_key=args.first_stage_key, cond_stage_key=args.cond_stage_key
     )

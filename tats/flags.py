@@ -172,7 +172,8 @@ DATA_FLAGS = (
     Flag("stft_data",             switch, False,  "",         "the dataset holds sound spectrograms beside its videos"),
     Flag("text_cond",             switch, False,  "",         "the dataset's clips come with captions"),
     Flag("text_seq_len",          int,    256,    "tokens",   "length of a tokenized caption"),
-    Flag("truncate_captions",     switch, False,  "",         "cut captions that are too long instead of stopping"),
+    Flag("truncate_captions",     switch, None,   "",         "cut captions that are too long instead of stopping; default: yes for MUGEN, else no"),
+    Flag("balanced_sampler",      switch, False,  "",         "draw every class equally often"),
 )
 
 MUGEN_FLAGS = (
@@ -193,7 +194,7 @@ MUGEN_FLAGS = (
     Flag("get_mixed_rgb_smap",            switch, False, "",  "picture frames followed by semantic-map frames"),
     Flag("get_mixed_rgb_smap_mugen_only", switch, False, "",  "the same, with the map showing the player alone"),
     Flag("coinrun_v2_dataloader",         switch, False, "",  "read the second version of the clip format"),
-    Flag("balanced_sampler",              switch, False, "",  "draw clips so that rare captions come as often as common ones"),
+    Flag("coinrun_assets",                str,    None,  "path", "folder of MUGEN's sprite files; default: drawn sprites"),
 )
 
 VQGAN_FLAGS = (

@@ -279,9 +279,10 @@ def fit(
     """Train, from the start or from where ``--resume_from_checkpoint`` left off.
 
     Raises:
-        UserError: the checkpoint cannot be used, or the output folder not written.
+        UserError: the checkpoint or the data cannot be used, or the output folder not written.
     """
     checkpoint = find_resume_checkpoint(args, stage)
+    data.prepare_data()  # bad data are met before anything is written
     if not trainer.fast_dev_run:
         check_writable(args.default_root_dir or ".", "default_root_dir")
     try:

@@ -152,7 +152,8 @@ def _needed_packages() -> set[str]:
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
-        if name in needed or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if name in needed or not applies:
             continue
         needed.add(name)
         if name != "torch":  # a CUDA build of torch brings its own libraries: the user's choice
