@@ -7,7 +7,7 @@ from typing import get_args
 
 from PIL import Image
 
-from tats.coinrun.drawn_figures import MonsterState, draw_agent, draw_monster
+from tats.coinrun.drawn_figures import AGENT_COLOURS, MonsterState, draw_agent, draw_monster
 from tats.coinrun.drawn_level import (
     draw_background,
     draw_coin,
@@ -47,6 +47,11 @@ def draw(path: str) -> Image.Image:
     if folders == ["kenneyLarge", "Enemies"]:
         return _draw_enemy(name)
     return draw_background(path)
+
+
+def drawn_agent_themes() -> list[str]:
+    """Colours the agent is drawn in, sorted."""
+    return sorted(AGENT_COLOURS)
 
 
 def _draw_enemy(sprite_name: str) -> Image.Image:

@@ -15,7 +15,7 @@ MonsterState = Literal["rest", "move", "dead"]
 _TILE = 128
 _AGENT_HEIGHT = 256
 _INK: Colour = (50, 40, 50)
-_AGENT_COLOURS: dict[str, Colour] = {
+AGENT_COLOURS: dict[str, Colour] = {
     "Beige": (226, 190, 140),
     "Blue": (110, 170, 230),
     "Green": (120, 200, 110),
@@ -51,7 +51,7 @@ def draw_agent(theme: str, pose: str) -> Image.Image:
     Returns:
         RGBA, twice as high as wide, facing right, feet at the bottom.
     """
-    colour = _AGENT_COLOURS.get(theme, (190, 190, 190))
+    colour = AGENT_COLOURS.get(theme, (190, 190, 190))
     pen = Pen(_TILE, _AGENT_HEIGHT)
     low = 34 if pose == "duck" else 0  # a ducking body is that much lower
     _agent_limbs(pen, pose, shade(colour, 0.8), low)

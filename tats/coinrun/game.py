@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from tats.errors import UserError
+from tats.coinrun.fields import Fields
 
 EMPTY = "."
 COIN = "1"
@@ -21,7 +18,6 @@ PASSABLE = ".12"  # what a body falls through: air and things that can be collec
 _FRAMES_PER_POSE_VARIANT = 5  # the agent's walk and climb alternate their two pictures at this rate
 
 Pose = Literal["hit", "climb1", "climb2", "jump", "duck", "stand", "walk1", "walk2"]
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +119,8 @@ class Game:
             UserError: the file is missing, is not JSON, or a field is missing or wrong; the
                 message names file and field.
         """
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"game file {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:  # bad JSON and bad UTF-8 alike
-            raise UserError(f"game file {path} is not valid JSON: {error}") from error
-        except RecursionError as error:
-            raise UserError(f"game file {path} is nested too deeply to be a game") from error
-        return cls.from_record(record, source=f"game file {path}")
+        fields = Fields.load(path, kind="game file")
+        return cls._from_fields(fields)
 
     @classmethod
     def from_record(cls, record: object, source: str = "game") -> Game:
@@ -147,10 +136,13 @@ class Game:
         Raises:
             UserError: a field is missing or wrong.
         """
-        fields = _Fields(record, source=source, where="")
+        return cls._from_fields(Fields(record, source=source))
+
+    @classmethod
+    def _from_fields(cls, fields: Fields) -> Game:
         frame_fields = fields.objects("frames")
         if not frame_fields:
-            raise UserError(f"{source}: frames is empty; expected at least one frame")
+            raise fields.wrong("frames", "at least one frame")
         names = _monster_names(fields)
         frames = tuple(_frame(frame, names) for frame in frame_fields)
         return cls(
@@ -182,96 +174,16 @@ class Game:
         return len(self.maze[0])
 
 
-class _Fields:
-    """One JSON object whose values are asked for by name and type."""
-
-    def __init__(self, record: object, *, source: str, where: str) -> None:
-        self._source = source
-        self._where = where
-        if not isinstance(record, Mapping):
-            raise self.error(where.rstrip("."), record, "an object")
-        self._record = record
-
-    def error(self, field: str, got: object, expected: str) -> UserError:
-        name = field or "the whole file"
-        return UserError(f"{self._source}: {name} is {_short(got)}; expected {expected}")
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self._value(name, default, _is_number, "a finite number")
-        return float(value)
-
-    def integer(self, name: str, default: int | None = None, minimum: int | None = None) -> int:
-        def is_fine(value: Any) -> bool:
-            whole = _is_number(value) and value == int(value)
-            return whole and (minimum is None or value >= minimum)
-
-        bound = "" if minimum is None else f" of at least {minimum}"
-        return int(self._value(name, default, is_fine, f"a whole number{bound}"))
-
-    def flag(self, name: str) -> bool:
-        # Some recorders write 0 and 1.
-        return bool(self._value(name, None, lambda v: v in (0, 1), "true or false"))
-
-    def texts(self, name: str) -> list[str]:
-        def is_fine(value: Any) -> bool:
-            return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-        return self._value(name, None, is_fine, "a list of texts")
-
-    def pairs(self, name: str) -> frozenset[tuple[int, int]]:
-        def is_fine(value: Any) -> bool:
-            return isinstance(value, list) and all(
-                isinstance(pair, list) and len(pair) == 2 and all(_is_number(v) for v in pair)
-                for pair in value
-            )
-
-        value = self._value(name, None, is_fine, "a list of [x, y] pairs")
-        return frozenset((int(x), int(y)) for x, y in value)
-
-    def object(self, name: str) -> _Fields:
-        value = self._value(name, None, lambda v: isinstance(v, dict), "an object")
-        return _Fields(value, source=self._source, where=f"{self._where}{name}.")
-
-    def objects(self, name: str) -> list[_Fields]:
-        value = self._value(name, None, lambda v: isinstance(v, list), "a list")
-        return [
-            _Fields(item, source=self._source, where=f"{self._where}{name}[{i}].")
-            for i, item in enumerate(value)
-        ]
-
-    def chosen(self, list_name: str, index_name: str) -> str:
-        texts = self.texts(list_name)
-        return texts[self.index(index_name, len(texts), list_name)]
-
-    def index(self, name: str, length: int, list_name: str) -> int:
-        index = self.integer(name)
-        if not 0 <= index < length:
-            raise self.error(
-                self._where + name, index, f"a position in {list_name}, which has {length}"
-            )
-        return index
-
-    def _value(
-        self, name: str, default: Value | None, is_fine: Callable[[Any], bool], expected: str
-    ) -> Any:
-        value = self._record.get(name, default)
-        if value is None and name not in self._record:
-            raise UserError(f"{self._source}: {self._where}{name} is missing; expected {expected}")
-        if not is_fine(value):
-            raise self.error(self._where + name, value, expected)
-        return value
-
-
-def _frame(fields: _Fields, names: list[str]) -> Frame:
+def _frame(fields: Fields, names: list[str]) -> Frame:
     return Frame(
         state_time=fields.integer("state_time"),
-        coins_eaten=fields.pairs("coins_eaten"),
+        coins_eaten=fields.cells("coins_eaten"),
         agent=_agent(fields.object("agent")),
         monsters=tuple(_monster(monster, names) for monster in fields.objects("monsters")),
     )
 
 
-def _agent(fields: _Fields) -> Agent:
+def _agent(fields: Fields) -> Agent:
     return Agent(
         x=fields.number("x"),
         y=fields.number("y"),
@@ -286,9 +198,9 @@ def _agent(fields: _Fields) -> Agent:
     )
 
 
-def _monster(fields: _Fields, names: list[str]) -> Monster:
+def _monster(fields: Fields, names: list[str]) -> Monster:
     return Monster(
-        name=names[fields.index("theme", len(names), "monster_names")],
+        name=names[fields.index("theme", "monster_names", len(names))],
         x=fields.number("x"),
         y=fields.number("y"),
         vx=fields.number("vx"),
@@ -301,32 +213,20 @@ def _monster(fields: _Fields, names: list[str]) -> Monster:
     )
 
 
-def _monster_names(fields: _Fields) -> list[str]:
+def _monster_names(fields: Fields) -> list[str]:
     groups = fields.object("monster_names")
     return [name for kind in ("ground", "walking", "flying") for name in groups.texts(kind)]
 
 
-def _restored_maze(fields: _Fields, eaten: frozenset[tuple[int, int]]) -> tuple[str, ...]:
+def _restored_maze(fields: Fields, eaten: frozenset[tuple[int, int]]) -> tuple[str, ...]:
     rows = fields.texts("maze")
     if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
-        raise fields.error("maze", rows, "rows of one length, at least one")
+        raise fields.wrong("maze", "rows of one length, at least one")
     cells = [list(row) for row in rows]
     for x, y in eaten:
         if not (0 <= y < len(cells) and 0 <= x < len(cells[y])):
-            raise fields.error(
-                "frames[-1].coins_eaten", [x, y], f"cells of the {len(rows[0])}x{len(rows)} maze"
-            )
+            size = f"{len(rows[0])}x{len(rows)}"
+            raise fields.wrong("maze", f"it to hold cell [{x}, {y}] of coins_eaten (it is {size})")
         if cells[y][x] == EMPTY:
             cells[y][x] = COIN
     return tuple("".join(row) for row in cells)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -40,3 +40,25 @@ def map_labels(max_label: int) -> dict[str, int]:
     if max_label not in _LATE_LABELS:
         raise UserError(f"--max_label {max_label} has no label set; expected 18, 21 or 22")
     return {**_CELL_LABELS, **_CRATE_LABELS, **_MONSTER_LABELS, **_LATE_LABELS[max_label]}
+
+
+def figure_labels(max_label: int, agent_only: bool) -> tuple[int, ...]:
+    """Give the labels on a map that shows figures alone: background, monsters, agent and shield.
+
+    Args:
+        max_label: label set: 18, 21 or 22.
+        agent_only: leave the monsters out too.
+
+    Returns:
+        Labels, ascending.
+
+    Raises:
+        UserError: the label set has no shield, so a map of the agent alone has no labels for it.
+    """
+    first = SHIELD_LABEL if agent_only else FIRST_MONSTER_LABEL
+    if first > max_label:
+        raise UserError(
+            f"--max_label {max_label} has no label of its own for the shield; expected 21 or 22 "
+            "with --get_mixed_rgb_smap_mugen_only and --use_onehot_smap"
+        )
+    return (0, *range(first, max_label + 1))

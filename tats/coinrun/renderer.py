@@ -41,6 +41,14 @@ class Renderer:
         self._labels = map_labels(max_label)
         self._sheet = SpriteSheet(assets)
 
+    def agent_themes(self) -> list[str]:
+        """Colours the agent can be drawn in, sorted.
+
+        Raises:
+            UserError: the user's sprite folder has no agent.
+        """
+        return self._sheet.agent_themes()
+
     def frame(self, game: Game, i: int, layers: Collection[Layer] = LAYERS) -> np.ndarray:
         """Paint one frame.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tats.coinrun.drawn import draw
+from tats.coinrun.drawn import draw, drawn_agent_themes
 from tats.errors import UserError
 
 GROUND_FILES = {"A": "Center", "S": "Mid", "a": "Cliff_left", "b": "Cliff_right"}
@@ -74,6 +74,23 @@ class SpriteSheet:
         self.picture = keep_some(self._picture)
         self.mask = keep_some(self._mask)
         self._load = keep_some(self._load_sprite)
+
+    def agent_themes(self) -> list[str]:
+        """Colours the agent can be drawn in, sorted.
+
+        Raises:
+            UserError: the user's folder has no agent.
+        """
+        if self._root is None:
+            return drawn_agent_themes()
+        stands = self._root.glob(f"{_PLAYERS}/*/alien*_stand.png")
+        themes = sorted({stand.parent.name for stand in stands})
+        if not themes:
+            raise UserError(
+                f"--coinrun_assets {self._root} has no agent; expected {_PLAYERS}/COLOUR/"
+                "alienCOLOUR_stand.png and its other poses"
+            )
+        return themes
 
     def _background(self, path: str, side: int) -> Image.Image:
         """Background as RGB, ``side`` pixels square."""

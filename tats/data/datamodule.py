@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
+from tats.data.coinrun_clips import coinrun_dataset
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
 from tats.data.video_files import VideoDataset, video_class_names
@@ -50,7 +51,8 @@ class VideoData(LightningDataModule):
             UserError: this kind of data has no labels.
         """
         root = existing_data_path(self.args)
-        if root.is_file() or self.args.image_folder or self.args.stft_data:
+        unlabelled = self.args.image_folder or self.args.stft_data or uses_mugen(self.args)
+        if root.is_file() or unlabelled:
             raise UserError(
                 f"--data_path {root} has no class labels; expected videos in class folders, or "
                 "--unconditional"
@@ -154,7 +156,8 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
             return HDF5TextDataset(path=root, tokenize=_caption_tokenizer(args), **common)
         return HDF5Dataset(path=root, **common)
     if uses_mugen(args):
-        raise UserError(f"--data_path {root}: MUGEN clips cannot be read yet; expected videos")
+        _refuse(args, root, "vtokens", "stft_data", "image_folder")
+        return coinrun_dataset(args, train=train)
     _refuse(args, root, "vtokens", "stft_data", "text_cond")
     _check_colour(args)
     if args.image_folder:

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from tats.errors import UserError
-from tats.pretrained import cache_dir
+from tats.pretrained import FETCH_COMMAND, PUBLISHED, cache_dir
 
-VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
-VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+VOCABULARY_FILE = PUBLISHED["clip_vocabulary"].cached_name
+VOCABULARY_SHA256 = PUBLISHED["clip_vocabulary"].sha256
+_FETCH = f"`{FETCH_COMMAND} --only clip_vocabulary`"
 START_TOKEN = 49406
 END_TOKEN = 49407
 VOCAB_SIZE = 49408
@@ -228,7 +229,7 @@ def find_vocabulary(path: str | Path | None = None) -> Path:
     if installed is None:
         raise UserError(
             f"the text vocabulary {VOCABULARY_FILE} is neither at {cached} nor in an installed "
-            "openai-clip; run `python scripts/fetch_weights.py --only clip_vocabulary`"
+            f"openai-clip; run {_FETCH}"
         )
     return installed
 
@@ -261,7 +262,7 @@ def _read_merges(vocabulary: Path) -> list[tuple[str, str]]:
         raise UserError(
             f"vocabulary file {vocabulary} has sha256 {digest[:12]}…; expected "
             f"{VOCABULARY_SHA256[:12]}… (CLIP's {VOCABULARY_FILE}); fetch it again with "
-            "`python scripts/fetch_weights.py --only clip_vocabulary`"
+            f"{_FETCH}"
         )
     lines = gzip.decompress(packed).decode("utf-8").split("\n")
     pairs = [line.split() for line in lines[1 : 1 + _N_MERGES]]  # line 0 is a version note
