@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,9 +65,14 @@ def test_seeking_saves_decoding_all_frames_before_the_window(
 ) -> None:
     path = tmp_path / "clip.mp4"
     encode(path, "libx264", {"g": "4"})
-    times, seen = frame_times(path), []
-    decode = decoding._decode
-    monkeypatch.setattr(decoding, "_decode", lambda c: (seen.append(f.pts) or f for f in decode(c)))
+    times, seen, decode = frame_times(path), [], decoding._decode
+
+    def count(container: Any) -> Iterator[Any]:
+        for frame in decode(container):
+            seen.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(decoding, "_decode", count)
     read_frames(path, times, N_FRAMES - 2, 2)
     assert len(seen) <= 8
 
