@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from tats.models.gpt import GPT
 from tats.models.transformer import Net2NetTransformer, load_transformer
 
@@ -24,9 +21,3 @@ def reference_transformer(goldens: Path, name: str) -> Net2NetTransformer:
 def reference_gpt(goldens: Path, name: str) -> GPT:
     """Load the GPT of one of the reference transformers."""
     return reference_transformer(goldens, name).transformer
-
-
-def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Compare activations at the tolerance their README states."""
-    atol = 2e-5 * expected.abs().max().item()
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=atol)

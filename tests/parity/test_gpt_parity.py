@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from reference_models import assert_close, reference_gpt
-from safetensors.torch import load_file
+from reference_models import reference_gpt
 from torch import Tensor
 
 from tats.models.gpt import GPT, KVCache, training_mask
@@ -18,8 +15,12 @@ CAUSAL = ["gpt_label", "gpt_uncond", "gpt_text", "gpt_stft", "gpt_hier_ar", "gpt
 GRID = "gpt_vtokens"
 
 
-def reference(goldens: Path, name: str) -> dict[str, Tensor]:
-    return load_file(goldens / "gpt" / f"{name}.safetensors")
+def load(reference, name: str) -> tuple[GPT, dict[str, Tensor]]:
+    """A reference model and its outputs."""
+    return (
+        reference_gpt(reference.folder, name),
+        reference.tensors(f"gpt/{name}.safetensors"),
+    )
 
 
 def same_columns(logits: Tensor) -> Tensor:
@@ -27,26 +28,26 @@ def same_columns(logits: Tensor) -> Tensor:
     return logits[..., ::53] if logits.shape[-1] >= 5000 else logits
 
 
-def test_masks_are_equal(goldens: Path) -> None:
-    masks = reference(goldens, "masks")
+def test_masks_are_equal(reference, parity) -> None:
+    masks = reference.tensors("gpt/masks.safetensors")
     for name, mask in masks.items():
         block_size, n_unmasked = (
             int("".join(filter(str.isdigit, part))) for part in name.split("_")[1:]
         )
-        assert torch.equal(training_mask(block_size, n_unmasked).float(), mask), name
+        parity.exact("GPT masks", training_mask(block_size, n_unmasked).float(), mask)
     assert len(masks) == 4
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, GRID])
 @torch.no_grad()
-def test_logits_of_the_full_pass_agree(goldens: Path, name: str) -> None:
-    gpt, data = reference_gpt(goldens, name), reference(goldens, name)
+def test_logits_of_the_full_pass_agree(reference, parity, name: str) -> None:
+    gpt, data = load(reference, name)
     tokens = torch.cat([data["c_indices"], data["target"]], dim=1)[:, :-1]
     logits = gpt(tokens, cbox=data["batch/cbox"] if name == GRID else None)
     logits = logits[:, data["c_indices"].shape[1] - 1 :]
     if data["logits_is_strided_7_53"]:
         logits = logits[:, ::7, ::53]
-    assert_close(logits, data["logits"])
+    parity.activations("GPT logits", logits, data["logits"])
 
 
 def crop_places(gpt: GPT, cbox: Tensor) -> Tensor | None:
@@ -69,8 +70,8 @@ def feed(gpt: GPT, tokens: Tensor, start: int, cache: KVCache, places: Tensor | 
 
 @pytest.mark.parametrize("name", [*CAUSAL, GRID])
 @torch.no_grad()
-def test_cached_steps_agree_in_logits_keys_and_values(goldens: Path, name: str) -> None:
-    gpt, data = reference_gpt(goldens, name), reference(goldens, name)
+def test_cached_steps_agree_in_logits_keys_and_values(reference, parity, name: str) -> None:
+    gpt, data = load(reference, name)
     n_samples = len(data["fwp_logits"])
     condition, target = data["c_indices"][:n_samples], data["target"][:n_samples]
     places = crop_places(gpt, data["batch/cbox"][0]) if name == GRID else None
@@ -78,32 +79,33 @@ def test_cached_steps_agree_in_logits_keys_and_values(goldens: Path, name: str) 
     logits = [feed(gpt, condition, 0, cache, places)]
     last = condition.shape[1] - 1
     keys_and_values = torch.stack([cache.keys[..., last, :], cache.values[..., last, :]], dim=1)
-    assert_close(keys_and_values, data["fwp_present0"])
+    parity.activations("GPT keys and values", keys_and_values, data["fwp_present0"])
     for i in range(5):
         slot = condition.shape[1] + i
         logits.append(feed(gpt, target[:, i : i + 1], slot, cache, places))
-    assert_close(same_columns(torch.stack(logits, dim=1)), data["fwp_logits"])
+    steps = same_columns(torch.stack(logits, dim=1))
+    parity.activations("GPT logits, cached", steps, data["fwp_logits"])
 
 
 @torch.no_grad()
-def test_greedy_tokens_of_a_grid_model_are_equal(goldens: Path) -> None:
-    gpt, data = reference_gpt(goldens, GRID), reference(goldens, GRID)
+def test_greedy_tokens_of_a_grid_model_are_equal(reference, parity) -> None:
+    gpt, data = load(reference, GRID)
     places = crop_places(gpt, data["batch/cbox"][0])
     cache, token, tokens = gpt.new_cache(1, 64), data["c_indices"][:1], []
     for slot in range(64):
         token = feed(gpt, token, slot, cache, places).argmax(dim=1, keepdim=True)
         tokens.append(token)
-    assert torch.equal(torch.cat(tokens, dim=1), data["greedy"])
+    parity.exact("greedy tokens, whole canvas", torch.cat(tokens, dim=1), data["greedy"])
 
 
 @torch.no_grad()
-def test_released_infill_prefill_and_first_step_agree(goldens: Path) -> None:
-    gpt, data = reference_gpt(goldens, "gpt_hier_interp"), reference(goldens, "gpt_hier_interp")
+def test_released_infill_prefill_and_first_step_agree(reference, parity) -> None:
+    gpt, data = load(reference, "gpt_hier_interp")
     past, new, future = (tuple(range(start, stop)) for start, stop in ((0, 16), (16, 64), (64, 80)))
     plan = plan_slots(gpt, Window(write=new, past=past, future=future), 1, "released")
     cache = gpt.new_cache(2, plan.n_prefill + 1)
     video = data["target"][:, [*past, *future]]
     hidden = prefill(gpt, torch.cat([data["c_indices"], video], dim=1), plan, cache)
-    assert_close(gpt.head(hidden), data["fwpf_logits_prefix"])
+    parity.activations("GPT logits, infill", gpt.head(hidden), data["fwpf_logits_prefix"])
     hidden = decode_one_token(gpt, data["target"][:, 16], plan.n_prefill, plan, cache)
-    assert_close(gpt.head(hidden)[:, None], data["fwpf_logits_step1"])
+    parity.activations("GPT logits, infill", gpt.head(hidden)[:, None], data["fwpf_logits_step1"])
