@@ -35,7 +35,8 @@ def one_line_errors(main: Main) -> Main:
         try:
             return main(argv)
         except UserError as error:
-            message = " ".join(str(error).split())
+            # An error in a data-loading process arrives with that process's traceback before it.
+            message = " ".join(str(error).rpartition("UserError: ")[2].split())
             print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
             raise SystemExit(USER_ERROR_EXIT_CODE) from None
 

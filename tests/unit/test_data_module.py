@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from tats.data import VideoData
-from tats.errors import UserError
+from tats.errors import UserError, one_line_errors
 from tests.small_data import (
     data_args,
     frame_numbers,
@@ -168,3 +168,22 @@ def test_data_without_labels_say_so(tmp_path: Path, kind: str) -> None:
 
 def test_construction_reads_nothing(tmp_path: Path) -> None:
     VideoData(data_args(tmp_path / "nowhere"))
+
+
+def test_an_error_in_a_data_loading_process_is_still_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_frame_folders(tmp_path, {"train/a": 4, "test/b": 4})
+    data = VideoData(data_args(tmp_path, image_folder=True, num_workers=1))
+    data.prepare_data()
+    for frame in (tmp_path / "train" / "a").iterdir():
+        frame.write_bytes(b"no image any more")
+
+    @one_line_errors
+    def main(argv: Any = None) -> None:
+        next(iter(data.train_dataloader()))
+
+    with pytest.raises(SystemExit):
+        main()
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert "error: --data_path: 5 clips in a row cannot be read" in last_line
