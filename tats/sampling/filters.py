@@ -98,7 +98,7 @@ def draw(ordered: SortedLogits, uniforms: Tensor) -> Tensor:
     """
     probabilities = ordered.logits.softmax(dim=1)
     cumulative = probabilities.cumsum(dim=1)
-    # Scaled by the sum in the same arithmetic; rounding may still step past the last kept token.
+    # Sums made in parallel are rounded differently, so the last kept token may not reach the total.
     target = uniforms[:, None] * cumulative[:, -1:]
     last_kept = (probabilities > 0).sum(dim=1, keepdim=True) - 1
     place = torch.searchsorted(cumulative, target, right=True).minimum(last_kept)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tats.models.gpt import GPT
 from tats.sampling import TokenFilter, Window, decode, infill, sliding, spatial, whole
-from tats.sampling.decode import Interpolation
+from tats.sampling.decode import Interpolation, plan_slots, prefill
 
 GREEDY = TokenFilter(temperature=0.0)
 NARROW = TokenFilter(top_k=8, top_p=0.9)
@@ -83,6 +83,20 @@ def test_trained_infill_equals_the_full_training_forward() -> None:
     logits = gpt(torch.cat([condition, result], dim=1)[:, :-1])
     assert torch.equal(logits.argmax(dim=2)[:, 3:9], result[:, 3:9])
     assert torch.equal(result[:, :3], canvas[:, :3]) and torch.equal(result[:, 9:], canvas[:, 9:])
+
+
+@pytest.mark.parametrize("interpolation", ["released", "trained"])
+def test_infill_equals_one_uncached_pass_over_the_same_slots(interpolation: Interpolation) -> None:
+    gpt, (window,) = interpolation_model(3, n_frames=4), infill(4, 3, stride=3)
+    canvas, condition = key_frame_canvas(4, 3, stride=3), torch.zeros(2, 1, dtype=torch.int64)
+    result = decode(
+        gpt, canvas, condition, [window], token_filter=GREEDY, interpolation=interpolation
+    )
+    plan = plan_slots(gpt, window, 1, interpolation)
+    inputs = torch.cat([condition, result[:, list(plan.canvas_indices)]], dim=1)
+    hidden = prefill(gpt, inputs, plan, gpt.new_cache(2, inputs.shape[1]))
+    rows = [plan.read_slot, *range(plan.n_prefill, inputs.shape[1])]
+    assert torch.equal(gpt.head(hidden)[:, rows].argmax(dim=2), result[:, list(window.write)])
 
 
 def test_trained_infill_never_reads_the_last_token_of_the_next_key_frame() -> None:
@@ -209,6 +223,25 @@ def test_draws_follow_the_model_given_the_seeds() -> None:
     expected = gpt(condition[:1])[0, 0].softmax(dim=0)
     # Four standard deviations of a count.
     assert ((share - expected).abs() < 4 * (expected / n_samples).sqrt()).all()
+
+
+def test_every_canvas_token_is_decided_by_a_number_of_its_own() -> None:
+    gpt, n_samples = small_gpt(vocab_size=4), 500
+    torch.nn.init.zeros_(gpt.head.weight)  # every token is equally likely
+    condition = torch.zeros(n_samples, 1, dtype=torch.int64)
+    tokens = decode(gpt, unknown(n_samples, 3), condition, whole(3), seeds=range(n_samples))
+    counts = torch.bincount((tokens * torch.tensor([16, 4, 1])).sum(dim=1), minlength=64)
+    expected = n_samples / 64
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert chi_square < 63 + 5 * (2 * 63) ** 0.5
+
+
+def test_a_longer_canvas_begins_as_the_shorter_one() -> None:
+    gpt, condition = small_gpt(vocab_size=40), torch.zeros(2, 1, dtype=torch.int64)
+    short, long = (
+        decode(gpt, unknown(2, 3 * n), condition, sliding(n, 3, 1), seeds=[5, 6]) for n in (3, 7)
+    )
+    assert torch.equal(long[:, :9], short)
 
 
 def test_without_seeds_torch_decides_and_can_be_seeded() -> None:

@@ -97,6 +97,15 @@ def test_draws_have_the_probabilities_of_the_filtered_logits(token_filter: Token
     assert not share[expected == 0].any()
 
 
+def test_each_token_owns_a_half_open_interval_of_numbers() -> None:
+    ordered = TokenFilter().sort(logits_of(0.25, 0.5, 0.25))
+    for number, token in ((0.0, 1), (0.49, 1), (0.5, 0), (0.74, 0), (0.75, 2), (0.99, 2)):
+        assert draw(ordered, torch.tensor([number])).item() == token
+    # A sum that is rounded differently from its parts must not lead to a removed token.
+    filtered = TokenFilter(top_k=1).sort(logits_of(0.25, 0.5, 0.25))
+    assert draw(filtered, torch.tensor([1.0])).item() == 1
+
+
 def test_extreme_random_numbers_draw_kept_tokens_only() -> None:
     logits = torch.randn(128, 1000)
     largest = torch.full((128,), 1 - 2**-24)
