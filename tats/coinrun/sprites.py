@@ -75,6 +75,10 @@ class SpriteSheet:
         self.mask = keep_some(self._mask)
         self._load = keep_some(self._load_sprite)
 
+    def __reduce__(self) -> tuple[type[SpriteSheet], tuple[Path | None]]:
+        # Another process fills its own caches.
+        return SpriteSheet, (self._root,)
+
     def agent_themes(self) -> list[str]:
         """Colours the agent can be drawn in, sorted.
 
