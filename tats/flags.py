@@ -251,7 +251,7 @@ TRAINER_FLAGS = (
     Flag("max_epochs",               int,    None,  "epochs",    "stop after this many epochs; absent = 1000 unless --max_steps is set"),
     Flag("gradient_clip_val",        float,  None,  "norm",      "largest gradient norm of a step"),
     Flag("accumulate_grad_batches",  int,    1,     "batches",   "batches per step"),
-    Flag("val_check_interval",       count_or_fraction, 1.0, "batches|fraction", "how often in an epoch to validate"),
+    Flag("val_check_interval",       count_or_fraction, None, "batches|fraction", "how often in an epoch to validate; absent = at its end"),
     Flag("check_val_every_n_epoch",  int,    1,     "epochs",    "validate every n epochs"),
     Flag("limit_train_batches",      count_or_fraction, None, "batches|fraction", "part of the training data an epoch uses; absent = all"),
     Flag("limit_val_batches",        count_or_fraction, None, "batches|fraction", "part of the validation data to use; absent = all"),

@@ -6,6 +6,7 @@ The flags carry the names of Lightning 1.5; here they meet today's Trainer.
 from __future__ import annotations
 
 import logging
+import warnings
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,21 @@ from tats.flags import check_writable, passthrough_trainer_settings
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
+DEFAULT_MAX_EPOCHS = 1000
 LOG_FOLDER = "lightning_logs"
+# What Lightning warns of though it is as it should be, or not ours to change.
+EXPECTED_WARNINGS = (
+    ".*in eval mode at the start of training",  # the frozen first stage, the perceptual model
+    ".*is not supported by the model summary",
+    ".*isinstance.treespec, LeafSpec.. is deprecated",
+    "The dirpath has changed",  # a resumed run gets a folder of its own
+)
 # Ways to share work that Lightning 1.5 knew and today's does not.
 FORGOTTEN_STRATEGIES = ("dp", "ddp2", "horovod", "ddp_sharded", "ddp_sharded_spawn")
 # Flags that reach the Trainer under their own name and with their own meaning.
 SAME_MEANING = (
     "num_nodes",
     "max_steps",
-    "max_epochs",
     "val_check_interval",
     "check_val_every_n_epoch",
     "limit_train_batches",
@@ -211,6 +219,7 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
     settings: dict[str, Any] = {name: getattr(args, name) for name in SAME_MEANING}
     settings |= {name: getattr(args, name) for name in passthrough_trainer_settings()}
     settings |= {
+        "max_epochs": _max_epochs(args),
         "accelerator": devices.accelerator,
         "devices": devices.devices,
         "strategy": _choose_strategy(args, stage, devices),
@@ -229,6 +238,12 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
     except (MisconfigurationException, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the Trainer does not take one of its flags: {reason}") from error
+
+
+def _max_epochs(args: Namespace) -> int | None:
+    """End somewhere even where no limit is set."""
+    unlimited = args.max_epochs is None and args.max_steps == -1 and args.max_time is None
+    return DEFAULT_MAX_EPOCHS if unlimited else args.max_epochs
 
 
 def _wants_sync_batchnorm(args: Namespace, devices: Devices) -> bool:
@@ -286,7 +301,10 @@ def fit(
     if not trainer.fast_dev_run:
         check_writable(args.default_root_dir or ".", "default_root_dir")
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+        with warnings.catch_warnings():
+            for message in EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
     except MisconfigurationException as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the Trainer does not take one of its flags: {reason}") from error
