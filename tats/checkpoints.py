@@ -1,23 +1,36 @@
 """Reading checkpoints: ours and the released ones, without ever executing what they contain.
 
-A checkpoint is a dictionary with ``state_dict`` (names of SPEC: ``encoder.…``,
-``transformer.blocks.…``) and ``hyper_parameters`` (``args``: all flags of the run that wrote it,
-a plain dict in our files, an ``argparse.Namespace`` in the released ones).
+A checkpoint is a dictionary with ``state_dict`` (``encoder.…``, ``transformer.blocks.…``) and
+``hyper_parameters`` (``args``: all flags of the run that wrote it, a plain dict in our files, an
+``argparse.Namespace`` in the released ones). A *slim* checkpoint is a ``.safetensors`` file with
+the weights alone and a ``.json`` file of the same name with the settings.
 """
 
 from __future__ import annotations
 
 import argparse
-import pickle
-from collections.abc import Iterable, Mapping
+import json
+import logging
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tats.errors import UserError
+from tats.released import released_file
+
+log = logging.getLogger(__name__)
+
+SLIM_SUFFIX = ".safetensors"
+# Above this a checkpoint's structure (names, settings, no weights) is not one of ours.
+LARGEST_STRUCTURE_BYTES = 1 << 27
 
 
 class _DroppedCallbackState:
@@ -68,38 +81,29 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
     """Read a checkpoint file safely, on the CPU.
 
+    Weights are mapped from the file and read when they are used, so a file's optimiser states
+    and other parts nobody asks for cost no memory.
+
     Args:
-        path: a Lightning ``.ckpt`` (torch zip or legacy pickle).
+        path: a Lightning ``.ckpt`` (torch zip or legacy pickle), a slim ``.safetensors``, or a
+            name from the table of released files, fetched if it is not at hand.
         flag: the flag or argument the path came from, for messages.
         stage: the model it must hold, "vqgan" or "transformer".
 
     Raises:
         UserError: the file is missing, broken, hostile, or holds another model.
     """
-    path = Path(path).expanduser()
+    path = released_file(str(path), stage=stage) or Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{flag}: got {path}, which is not a file; expected a checkpoint (.ckpt)")
-    try:
-        with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{flag}: {path} is not a checkpoint we can read safely ({reason}); expected a .ckpt "
-            "with tensors and plain settings only"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{flag}: {path} is broken or not a checkpoint ({reason}); expected a complete .ckpt, "
-            "fetch or copy it again"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    content = _read_slim(path, flag) if path.suffix == SLIM_SUFFIX else read_plain(path, flag=flag)
+    if not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{flag}: {path} holds no state_dict; expected a {stage} checkpoint")
+    hyper_parameters = content.get("hyper_parameters")
     checkpoint = Checkpoint(
         path=path,
         state_dict=content["state_dict"],
-        hyper_parameters=dict(content.get("hyper_parameters") or {}),
+        hyper_parameters=hyper_parameters if isinstance(hyper_parameters, dict) else {},
     )
     if checkpoint.stage != stage:
         raise UserError(
@@ -108,10 +112,100 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
     return checkpoint
 
 
+def read_plain(path: Path, *, flag: str) -> dict[str, Any]:
+    """Read a whole ``.ckpt`` dictionary: tensors, plain containers, and nothing executable.
+
+    Raises:
+        UserError: the file is broken, or names anything that is not on the short list.
+    """
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        _check_zip(path, flag)
+    try:
+        with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except Exception as error:  # a hostile file can break its reader anywhere, in any way
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"{flag}: {path} is broken or not a checkpoint we can read safely ({reason}); expected "
+            "a complete .ckpt of tensors and plain settings"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{flag}: {path} holds a {type(content).__name__}; expected a checkpoint dictionary"
+        )
+    return content
+
+
+def _check_zip(path: Path, flag: str) -> None:
+    """Refuse archives torch never writes: compressed (bombs), or with paths that climb out."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise UserError(f"{flag}: {path} is a broken archive ({error}); fetch it again") from error
+    for entry in entries:
+        parts = Path(entry.filename).parts
+        if entry.compress_type != zipfile.ZIP_STORED or ".." in parts or entry.filename[:1] == "/":
+            raise UserError(
+                f"{flag}: {path} holds {entry.filename!r}, which torch.save would not write; "
+                "expected a checkpoint archive"
+            )
+        if entry.filename.endswith("data.pkl") and entry.file_size > LARGEST_STRUCTURE_BYTES:
+            raise UserError(
+                f"{flag}: {path} describes {entry.file_size:,} bytes of structure; expected at "
+                f"most {LARGEST_STRUCTURE_BYTES:,}"
+            )
+
+
+def _read_slim(path: Path, flag: str) -> dict[str, Any]:
+    """Read weights and settings of a slim checkpoint."""
+    settings = path.with_suffix(".json")
+    try:
+        hyper_parameters = json.loads(settings.read_text())
+        return {"state_dict": load_file(path), "hyper_parameters": hyper_parameters}
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{flag}: {path} needs its settings beside it; expected {settings}"
+        ) from error
+    except (SafetensorError, ValueError, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{flag}: {path} is broken ({reason}); expected a slim checkpoint"
+        ) from error
+
+
+@contextmanager
+def building_from_settings(path: Path, flag: str) -> Iterator[None]:
+    """Build a model from a file's settings without weights (on the meta device).
+
+    Args:
+        path: the file the settings came from.
+        flag: the flag it came from, for messages.
+
+    Raises:
+        UserError: the settings do not describe a model.
+    """
+    try:
+        with torch.device("meta"):
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # settings from a file can be wrong in any way
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"{flag}: the settings in {path} describe no model ({reason}); expected those of "
+            "train_vqgan.py or train_transformer.py"
+        ) from error
+
+
 def load_weights(
     module: nn.Module, state: Mapping[str, Tensor], *, source: str, dropped: Iterable[str] = ()
 ) -> None:
-    """Copy weights into a module; every name and shape must fit.
+    """Give a module its weights; every name and shape must fit.
+
+    A module built on the meta device takes the given tensors as its own, so that loading needs
+    no second copy; any other has them copied in.
 
     Args:
         module: receives the weights.
@@ -122,9 +216,8 @@ def load_weights(
     Raises:
         UserError: a name is missing or unexpected, a shape differs, a value is not finite.
     """
-    dropped = tuple(dropped)
     wanted = module.state_dict()
-    given = {name: v for name, v in state.items() if not (dropped and name.startswith(dropped))}
+    given = _without(state, tuple(dropped), source)
     for problem, names in (
         ("missing", sorted(wanted.keys() - given.keys())),
         ("unexpected", sorted(given.keys() - wanted.keys())),
@@ -135,15 +228,30 @@ def load_weights(
                 f"expected exactly the {len(wanted)} of this {type(module).__name__}"
             )
     for name, tensor in given.items():
-        if not isinstance(tensor, Tensor) or tensor.shape != wanted[name].shape:
-            got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise UserError(
-                f"{source}: {name} got {got}; expected shape {tuple(wanted[name].shape)}"
-            )
-        if tensor.is_floating_point() != wanted[name].is_floating_point():
-            raise UserError(
-                f"{source}: {name} got {tensor.dtype}; expected {wanted[name].dtype}"
-            )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{source}: {name} holds NaN or infinite values; expected finite ones")
-    module.load_state_dict(given)
+        _check_weight(tensor, wanted[name], f"{source}: {name}")
+        given[name] = tensor.to(wanted[name].dtype)
+    module.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
+
+
+def _without(
+    state: Mapping[str, Tensor], dropped: tuple[str, ...], source: str
+) -> dict[str, Tensor]:
+    """Leave out the names below ``dropped`` prefixes, and log how many each had."""
+    kept = dict(state)
+    for prefix in dropped:
+        names = [name for name in kept if name.startswith(prefix)]
+        for name in names:
+            del kept[name]
+        if names:
+            log.info("%s: %d weights of %s* are not needed here", source, len(names), prefix)
+    return kept
+
+
+def _check_weight(given: Any, wanted: Tensor, name: str) -> None:
+    if not isinstance(given, Tensor) or given.shape != wanted.shape:
+        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise UserError(f"{name} got {got}; expected shape {tuple(wanted.shape)}")
+    if given.is_floating_point() != wanted.is_floating_point() or given.is_complex():
+        raise UserError(f"{name} got {given.dtype}; expected {wanted.dtype}")
+    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
+        raise UserError(f"{name} holds NaN or infinite values; expected finite ones")

@@ -125,7 +125,13 @@ class EncoderStage(nn.Module):
     """Halve the axes that still have halvings left, double the channels, refine."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: Size3, norm_type: str, padding_type: str
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: Size3,
+        norm_type: str,
+        padding_type: str,
     ) -> None:
         super().__init__()
         self.down = SamePadConv3d(

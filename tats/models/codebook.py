@@ -177,7 +177,7 @@ class Codebook(nn.Module):
         # same random numbers everywhere else (the published behaviour).
         drawn = self._draw_rows(rows)
         if self.random_restart:
-            rare = self.N < self.restart_threshold
+            rare = self.N.lt(self.restart_threshold)
             # Only `embeddings` restarts: N and z_avg win it back at the next update unless the
             # code is used by then (D19, kept).
             self.embeddings.copy_(torch.where(rare[:, None], drawn, self.embeddings))

@@ -105,9 +105,7 @@ class LPIPS(nn.Module):
         Returns:
             (B, 1, 1, 1), 0 for equal frames.
         """
-        pairs = zip(
-            self.net(self.scaling_layer(a)), self.net(self.scaling_layer(b)), strict=True
-        )
+        pairs = zip(self.net(self.scaling_layer(a)), self.net(self.scaling_layer(b)), strict=True)
         distances = [
             self.get_submodule(f"lin{number}")((_unit_length(x) - _unit_length(y)).square())
             .float()

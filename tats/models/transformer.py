@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tats.checkpoints import load_weights, read_checkpoint
+from tats.checkpoints import building_from_settings, load_weights, read_checkpoint
 from tats.errors import UserError
 from tats.flags import with_defaults
 from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
@@ -249,7 +249,10 @@ class Net2NetTransformer(pl.LightningModule):
         # Sorted, as the released optimiser states are.
         parameters = sorted(self.transformer.named_parameters())
         groups = [
-            {"params": [p for name, p in parameters if name in decayed], "weight_decay": WEIGHT_DECAY},
+            {
+                "params": [p for name, p in parameters if name in decayed],
+                "weight_decay": WEIGHT_DECAY,
+            },
             {"params": [p for name, p in parameters if name not in decayed], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=ADAM_BETAS)
@@ -351,10 +354,12 @@ def load_transformer(
             belong together.
     """
     checkpoint = read_checkpoint(gpt_ckpt, flag="--gpt_ckpt", stage="transformer")
-    settings = {key: checkpoint.hyper_parameters[key] for key in (
-        "first_stage_key", "cond_stage_key", "pkeep", "sos_token"
-    ) if key in checkpoint.hyper_parameters}  # fmt: skip
+    keys = ("first_stage_key", "cond_stage_key", "pkeep", "sos_token")
+    stored = checkpoint.hyper_parameters
+    settings = {key: stored[key] for key in keys if key in stored}
     args = with_defaults(checkpoint.args)
+    weights = _gpt_weights(checkpoint.state_dict)
+    _check_n_layer(args, weights, gpt_ckpt)
     sound = settings.get("cond_stage_key") == "stft"
     if not vqgan_ckpt and not args.vtokens:
         raise UserError(
@@ -364,24 +369,32 @@ def load_transformer(
         raise UserError(
             f"--stft_vqgan_ckpt got nothing; expected the STFT-VQGAN that {gpt_ckpt} was trained on"
         )
-    model = Net2NetTransformer(
-        args,
-        first_stage_model=load_vqgan(vqgan_ckpt, flag="--vqgan_ckpt") if vqgan_ckpt else None,
-        cond_stage_model=load_vqgan(stft_vqgan_ckpt, flag="--stft_vqgan_ckpt") if sound else None,
-        **settings,
-    )
-    weights = _gpt_weights(checkpoint.state_dict)
-    n_tokens = weights["tok_emb.weight"].shape[0]
+    first_stage = load_vqgan(vqgan_ckpt, flag="--vqgan_ckpt") if vqgan_ckpt else None
+    stft_vqgan = load_vqgan(stft_vqgan_ckpt, flag="--stft_vqgan_ckpt") if sound else None
+    with building_from_settings(checkpoint.path, "--gpt_ckpt"):
+        model = Net2NetTransformer(
+            args, first_stage_model=first_stage, cond_stage_model=stft_vqgan, **settings
+        )
+    n_tokens = len(weights["tok_emb.weight"])
     if n_tokens != model.transformer.vocab_size:
         raise UserError(
             f"--vqgan_ckpt {vqgan_ckpt or stft_vqgan_ckpt} does not belong to {gpt_ckpt}: got "
             f"{model.cond_vocab_size} condition + {model.first_stage_vocab_size} video tokens; "
             f"expected {n_tokens} together"
         )
-    load_weights(model.transformer, weights, source=str(gpt_ckpt))
+    load_weights(model.transformer, weights, source=f"--gpt_ckpt {gpt_ckpt}")
     for name in ("first_stage_model", "cond_stage_model"):
         _warn_if_other(getattr(model, name), checkpoint.part(f"{name}."), name, gpt_ckpt)
     return model.eval()
+
+
+def _check_n_layer(args: Namespace, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Layers are built one by one: believe their number only when the weights bear it out."""
+    n_layer = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    if args.n_layer != n_layer:
+        raise UserError(
+            f"--gpt_ckpt {path}: settings say n_layer {args.n_layer}; the weights have {n_layer}"
+        )
 
 
 def _warn_if_other(

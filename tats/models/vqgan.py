@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tats.checkpoints import load_weights, read_checkpoint
+from tats.checkpoints import building_from_settings, load_weights, read_checkpoint
 from tats.errors import UserError
 from tats.flags import with_defaults
 from tats.models.autoencoder import Decoder, Encoder, SamePadConv3d
@@ -206,7 +206,8 @@ class VQGAN(pl.LightningModule):
             video_features = self._feature_loss(
                 self.video_discriminator, args.video_gan_weight, on_video, video
             )
-        adversarial = gan_factor * (args.image_gan_weight * g_image + args.video_gan_weight * g_video)
+        adversarial = args.image_gan_weight * g_image + args.video_gan_weight * g_video
+        adversarial = gan_factor * adversarial
         features = gan_factor * args.gan_feat_weight * (image_features + video_features)
         return Losses(
             total=recon + perceptual + quantized.commitment_loss + adversarial + features,
@@ -295,9 +296,7 @@ class VQGAN(pl.LightningModule):
         if not self.args.single_forward:
             with torch.no_grad():
                 result = self(video)
-        losses = self.discriminator_losses(
-            video, result.video, _random_frames(video), step=step
-        )
+        losses = self.discriminator_losses(video, result.video, _random_frames(video), step=step)
         self._backward(losses.total)
         self._log_losses("train", losses.logged, video)
         if step_now:
@@ -415,8 +414,9 @@ def load_vqgan(path: str | Path, *, flag: str = "vqgan checkpoint") -> VQGAN:
         UserError: the file is missing, unreadable, hostile or not a VQGAN.
     """
     checkpoint = read_checkpoint(path, flag=flag, stage="vqgan")
-    vqgan = VQGAN(checkpoint.args, for_training=False)
-    load_weights(vqgan, checkpoint.state_dict, source=str(path), dropped=TRAINING_PREFIXES)
+    with building_from_settings(checkpoint.path, flag):
+        vqgan = VQGAN(checkpoint.args, for_training=False)
+    load_weights(vqgan, checkpoint.state_dict, source=f"{flag} {path}", dropped=TRAINING_PREFIXES)
     if not bool(vqgan.codebook.N.sum() > 0):
         raise UserError(f"{flag}: {path} was never trained; expected a trained VQGAN")
     return vqgan.eval()

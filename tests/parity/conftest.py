@@ -96,7 +96,7 @@ class Reference:
         """Tensors of a safetensors file."""
         return load_file(self.folder / path)
 
-    def json(self, path: str):  # noqa: ANN201 - whatever the file holds
+    def json(self, path: str):
         """Content of a JSON file."""
         return json.loads((self.folder / path).read_text())
 

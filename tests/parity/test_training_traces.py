@@ -23,7 +23,7 @@ QUIET = {
 
 def fixed_order(**tensors: torch.Tensor) -> DataLoader:
     """Batches in the recorded order, the same every epoch."""
-    batches = [dict(zip(tensors, values, strict=True)) for values in zip(*tensors.values())]
+    batches = [dict(zip(tensors, values, strict=True)) for values in zip(*tensors.values(), strict=True)]
     return DataLoader(batches, batch_size=None)
 
 
@@ -96,7 +96,13 @@ def test_vqgan_training_follows_the_published_run(reference, parity, tag):
             # float noise into steps of up to lr, which the running means then carry.
             assert name.endswith((".bias", "running_mean"))
             atol = trace["lr"] * trace["final_trainer_global_step"]
-            parity.close(f"{group}: biases without effect, running means", state[name], want, rtol=0, atol=atol)
+            parity.close(
+                f"{group}: biases without effect, running means",
+                state[name],
+                want,
+                rtol=0,
+                atol=atol,
+            )
         else:
             parity.close(f"{group}: weights", state[name], want, rtol=0, atol=2e-4)
 
@@ -138,6 +144,10 @@ def test_transformer_training_follows_the_published_run(reference, parity):
     for name, want in reference.tensors("train/gpt_label_final.safetensors").items():
         if name.endswith("attn.key.bias"):  # softmax ignores it: its true gradient is 0
             atol = trace["lr"] * trace["final_trainer_global_step"]
-            parity.close("training trace, transformer: key biases", state[name], want, rtol=0, atol=atol)
+            parity.close(
+                "training trace, transformer: key biases", state[name], want, rtol=0, atol=atol
+            )
         elif not name.endswith("attn.mask"):
-            parity.close("training trace, transformer: weights", state[name], want, rtol=0, atol=2e-4)
+            parity.close(
+                "training trace, transformer: weights", state[name], want, rtol=0, atol=2e-4
+            )

@@ -125,9 +125,7 @@ def test_losses_and_gradients_of_both_steps_match(reference, parity, name, step)
         vqgan.zero_grad()
         with torch.no_grad():
             result = vqgan(video)
-        losses = vqgan.discriminator_losses(
-            video, result.video, data["frame_idx_disc"], step=step
-        )
+        losses = vqgan.discriminator_losses(video, result.video, data["frame_idx_disc"], step=step)
         losses.total.backward()
         parity.close("discriminator losses", losses.total, data["disc/discloss"], rtol=1e-5)
         for key in (key for key in data if key.startswith("disc/log/train/")):

@@ -123,7 +123,9 @@ def test_accumulating_over_two_batches_gives_the_gradient_of_the_joint_batch():
         fit(vqgan, batches, max_epochs=1)
     for name, want in gradients[joint].items():
         scale = float(want.abs().max())
-        torch.testing.assert_close(gradients[parts][name], want, rtol=1e-3, atol=1e-4 * scale + 1e-8)
+        torch.testing.assert_close(
+            gradients[parts][name], want, rtol=1e-3, atol=1e-4 * scale + 1e-8
+        )
 
 
 def test_a_single_forward_moves_the_batch_statistics_once():
