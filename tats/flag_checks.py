@@ -19,6 +19,7 @@ AXES = ("time", "height", "width")
 KNOWN_DATASETS = ("ucf101", "sky", "taichi", "mugen", "drum")
 STFT_CLIP_SHAPE = (16, 64, 16)  # (frames, frequencies, columns) of a spectrogram clip
 MUGEN_ZOOM_LABELS = (18, 21, 22)
+LARGEST_SEED = 2**32 - 1  # what NumPy takes
 INTERPOLATION_STRIDE = 4  # key frames lie this many latent frames apart
 MUGEN_ONLY_FLAGS = (
     "smap_cond",
@@ -152,7 +153,7 @@ def check_vqgan_args(args: Namespace) -> None:
     _at_least(args, 0, "discriminator_iter_start")
     weights = ("image_gan_weight", "video_gan_weight", "gan_feat_weight", "perceptual_weight")
     _at_least(args, 0, "l1_weight", "restart_thres", *weights)
-    _check_rate(args, "lr")
+    _check_run(args, "lr")
     _check_group_norm(args)
     check_clip(STFT_CLIP_SHAPE if args.stft_data else clip_shape(args), args.downsample)
     if uses_mugen(args):
@@ -178,13 +179,19 @@ def _check_mugen_channels(args: Namespace) -> None:
     )
 
 
-def _check_rate(args: Namespace, name: str) -> None:
-    value = getattr(args, name)
-    _require(value > 0, f"--{name} got {value}; expected a learning rate above 0")
-    accumulated = args.accumulate_grad_batches
+def _check_run(args: Namespace, rate_flag: str) -> None:
+    """Check the numbers of a training run that Lightning itself does not."""
+    rate = getattr(args, rate_flag)
+    _require(rate > 0, f"--{rate_flag} got {rate}; expected a learning rate above 0")
+    _at_least(args, 1, "accumulate_grad_batches", "num_nodes", "log_every_n_steps")
+    _at_least(args, -1, "max_steps")
+    if args.checkpoint_every_n_steps is not None:
+        _at_least(args, 1, "checkpoint_every_n_steps")
+    if args.progress_bar_refresh_rate is not None:
+        _at_least(args, 0, "progress_bar_refresh_rate")
     _require(
-        accumulated >= 1,
-        f"--accumulate_grad_batches got {accumulated}; expected 1 or more",
+        0 <= args.seed <= LARGEST_SEED,
+        f"--seed got {args.seed}; expected a number from 0 to {LARGEST_SEED}",
     )
 
 
@@ -234,7 +241,7 @@ def check_transformer_args(args: Namespace) -> None:
     )
     _at_least(args, 1, "block_size", "n_layer", "n_head", "n_embd", "first_stage_vocab_size")
     _at_least(args, 0, "n_unmasked", "sample_every_n_latent_frames")
-    _check_rate(args, "base_lr")
+    _check_run(args, "base_lr")
     _require(
         args.n_embd % args.n_head == 0,
         f"--n_embd got {args.n_embd}; expected a multiple of --n_head {args.n_head}",
@@ -358,7 +365,8 @@ def check_hierarchical_args(args: Namespace) -> None:
     check_sampling_args(args)
     _at_least(args, INTERPOLATION_STRIDE, "sample_length")
     _require(
-        args.sample_length % INTERPOLATION_STRIDE == 0,
+        args.sample_length % LARGEST_SEED = 2**32 - 1  # what NumPy takes
+INTERPOLATION_STRIDE == 0,
         f"--sample_length got {args.sample_length}; expected a multiple of"
         f" {INTERPOLATION_STRIDE}: key frames lie {INTERPOLATION_STRIDE} latent frames apart",
     )
