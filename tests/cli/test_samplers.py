@@ -149,6 +149,17 @@ def test_a_model_of_crops_slides_over_the_whole_frame(
     assert np.array_equal(np.load(asked["clips"]), clips)
 
 
+def test_half_precision_samples_too(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command(models, tmp_path), "--class_cond", "--n_sample", "3"]
+    clips = np.load(run(SHORT, [*arguments, "--precision", "bf16"], capsys)["clips"])
+    assert clips.shape == (3, 16, 16, 16, 3) and clips.std() > 0
+    assert "--precision got 16" in refused(
+        SHORT, [*arguments, "--precision", "16", "--device", "cpu"], capsys
+    )
+
+
 def test_without_save_videos_there_is_the_array_alone(
     models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
