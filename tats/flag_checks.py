@@ -365,8 +365,7 @@ def check_hierarchical_args(args: Namespace) -> None:
     check_sampling_args(args)
     _at_least(args, INTERPOLATION_STRIDE, "sample_length")
     _require(
-        args.sample_length % LARGEST_SEED = 2**32 - 1  # what NumPy takes
-INTERPOLATION_STRIDE == 0,
+        args.sample_length % INTERPOLATION_STRIDE == 0,
         f"--sample_length got {args.sample_length}; expected a multiple of"
         f" {INTERPOLATION_STRIDE}: key frames lie {INTERPOLATION_STRIDE} latent frames apart",
     )
