@@ -227,7 +227,7 @@ def _stamp_hills(image: Image.Image, choice: random.Random, colour: Colour, dept
     waves = [(choice.randrange(4, 14), choice.uniform(0, 6.28), choice.uniform(6, 14))]
     waves += [(choice.randrange(14, 26), choice.uniform(0, 6.28), choice.uniform(2, 6))]
     base = 560 + 30 * depth
-    pen = Pen(image.width, image.height - base + 64)
+    pen = Pen(image.width, image.height - base + 64, oversampling=2)  # it is large
     line = [
         (
             float(x),
