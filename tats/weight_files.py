@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tats.errors import UserError
-from tats.plain_pickle import restricted_unpickle
+from tats.plain_pickle import MAX_BYTES, restricted_unpickle
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read named tensors from a safetensors file, a torch file or a pickle of numpy arrays.
+    """Read named tensors from a safetensors, torch or npz file, or a pickle of numpy arrays.
 
     Args:
         path: the file; a torch file is read with ``weights_only=True`` and a pickle by
@@ -38,7 +38,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             head = stream.read(16)
         if file.suffix == ".safetensors":
             return load_file(file)
-        if head.startswith(b"PK") or b"\x8a\x0al\xfc\x9cF\xf9" in head:  # torch's two formats
+        if file.suffix == ".npz":
+            tree: Any = _read_npz(file)
+        elif head.startswith(b"PK") or b"\x8a\x0al\xfc\x9cF\xf9" in head:  # torch's two formats
             tree = torch.load(file, map_location="cpu", weights_only=True)
         else:
             tree = restricted_unpickle(file)
@@ -53,6 +55,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         reason = str(error).split("\n", 1)[0][:200]
         raise UserError(f"{file}: got no readable weight file ({reason})") from None
     return _flatten(file, tree)
+
+
+def _read_npz(file: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        n_bytes = sum(member.file_size for member in archive.infolist())
+    if n_bytes > MAX_BYTES:
+        raise UserError(f"{file}: got {n_bytes} bytes unpacked; expected at most {MAX_BYTES}")
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _flatten(file: Path, tree: Any) -> dict[str, Tensor]:

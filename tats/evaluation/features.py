@@ -44,7 +44,8 @@ class I3DFeatures:
             UserError: another shape or type.
         """
         clips = _checked(clips)
-        device = next(self.i3d.parameters()).device
+        weight = next(self.i3d.parameters(), None)  # none where TorchScript froze them
+        device = torch.device("cpu") if weight is None else weight.device
         parts = clips.split(self.clips_per_pass)
         features = [self.i3d(preprocess(part.to(device))).float().cpu() for part in parts]
         return torch.cat(features)  # (B, 400)

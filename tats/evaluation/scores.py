@@ -1,0 +1,154 @@
+"""Scores of videos: Inception Score, coherence of long videos, fidelity of reconstructions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from tats.errors import UserError
+
+_SMALLEST_PROBABILITY = 1e-7  # keeps the logarithm finite, as the published score does
+
+
+class InceptionScore(NamedTuple):
+    """Mean over the splits, and their standard deviation (0 for one split)."""
+
+    mean: float
+    std: float
+
+
+class Coherence(NamedTuple):
+    """How long videos keep to their first clip, for each clip of the video.
+
+    Attributes:
+        ccs: (n_clips,), share of videos classified as their first clip is.
+        ics: (n_clips,), mean divergence of the class probabilities from those of the first clip.
+    """
+
+    ccs: Tensor
+    ics: Tensor
+
+
+class Fidelity(NamedTuple):
+    """How close reconstructions are to the clips, one value a clip, each (B,).
+
+    Attributes:
+        psnr: peak signal-to-noise ratio, dB, over the whole clip.
+        ssim: structural similarity, mean over frames.
+        lpips: perceptual distance, mean over frames; NaN where no network was given.
+    """
+
+    psnr: Tensor
+    ssim: Tensor
+    lpips: Tensor
+
+
+def inception_score(probabilities: Tensor, n_splits: int = 1) -> InceptionScore:
+    """Compute exp(mean KL(p ‖ mean p)).
+
+    Args:
+        probabilities: (n, classes), rows that sum to 1.
+        n_splits: number of equal parts scored on their own; the published figure has one.
+
+    Returns:
+        The score, between 1 and the number of classes.
+
+    Raises:
+        UserError: there are fewer samples than splits, or rows are no probabilities.
+
+    Source: Salimans et al. 2016; Saito et al. 2017.
+    """
+    probabilities = _checked_probabilities(probabilities)
+    if not 1 <= n_splits <= len(probabilities):
+        raise UserError(
+            f"n_splits: got {n_splits}; expected 1 to {len(probabilities)}, the number of clips"
+        )
+    scores = torch.stack(
+        [
+            _divergence(part, part.mean(0, keepdim=True)).mean().exp()
+            for part in probabilities.tensor_split(n_splits)
+        ]
+    )
+    return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
+
+
+def coherence(probabilities: Tensor) -> Coherence:
+    """Compute the class and the inception coherence scores of long videos.
+
+    Args:
+        probabilities: (n_videos, n_clips, classes) of consecutive clips; as published 64 clips
+            of 16 frames each.
+
+    Returns:
+        CCS_t = mean[argmax p_t = argmax p_0] and ICS_t = mean KL(p_t ‖ p_0).
+
+    Raises:
+        UserError: rows are no probabilities.
+
+    Source: paper section 4.3.
+    """
+    probabilities = _checked_probabilities(probabilities)
+    first = probabilities[:, :1]
+    same_class = probabilities.argmax(-1) == first.argmax(-1)
+    return Coherence(same_class.double().mean(0), _divergence(probabilities, first).mean(0))
+
+
+def fidelity(real: Tensor, fake: Tensor, lpips: nn.Module | None = None) -> Fidelity:
+    """Compare reconstructions with the clips they are of.
+
+    Args:
+        real: uint8 (B, T, H, W, C), H and W at least 11, C 1 or 3.
+        fake: the same shape.
+        lpips: ``tats.models.lpips.load_lpips()``; fed on its own scale, [-1, 1].
+
+    Returns:
+        PSNR, SSIM and LPIPS of each clip.
+
+    Raises:
+        ValueError: the shapes or types differ.
+    """
+    # Imported late: it takes seconds, and most runs never need it.
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    if (
+        real.shape != fake.shape
+        or real.dim() != 5
+        or (real.dtype, fake.dtype) != (torch.uint8,) * 2
+    ):
+        raise ValueError(
+            f"clips: got {real.dtype} {tuple(real.shape)} and {fake.dtype} {tuple(fake.shape)}; "
+            "expected uint8 (B, T, H, W, C) twice"
+        )
+    n_clips = len(real)
+    x, y = (clips.flatten(0, 1).permute(0, 3, 1, 2).float() for clips in (real, fake))
+    error = (x - y).square().unflatten(0, (n_clips, -1)).flatten(1).mean(1)
+    psnr = 10 * (255**2 / error).log10()  # infinite where nothing differs
+    similarity = cast(Tensor, ssim(y, x, data_range=255.0, reduction="none"))
+    distance = torch.full((len(x),), float("nan"))
+    if lpips is not None:
+        with torch.inference_mode():
+            distance = lpips(x / 127.5 - 1, y / 127.5 - 1).flatten()
+    per_clip = [
+        frames.unflatten(0, (n_clips, -1)).mean(1).cpu() for frames in (similarity, distance)
+    ]
+    return Fidelity(psnr.cpu(), *per_clip)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) over the last axis."""
+    return (p * ((p + _SMALLEST_PROBABILITY).log() - (q + _SMALLEST_PROBABILITY).log())).sum(-1)
+
+
+def _checked_probabilities(probabilities: Tensor) -> Tensor:
+    probabilities = probabilities.double()
+    sums = probabilities.sum(-1)
+    if probabilities.numel() == 0 or bool((probabilities < 0).any()):
+        raise UserError("probabilities: got none or negative ones; expected rows that sum to 1")
+    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        raise UserError(
+            f"probabilities: got rows that sum to {float(sums.flatten()[0]):.4g}; expected 1, "
+            "softmax them"
+        )
+    return probabilities
