@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 SET_UP := $(VENV)/.set-up
 # One process per core, one thread per process.
-TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{print $$1 > 8 ? 8 : $$1}')
+TEST_PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN | awk '{print ($$1 > 8 ? 8 : $$1)}')
 PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES)
 
 .PHONY: setup quickstart test test-parity check bench clean

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from tats.models.vqgan import VQGAN
 from tats.video_io import atomic_path, to_uint8, video_grid, write_video
 
 log = logging.getLogger(__name__)
@@ -59,15 +60,14 @@ class KeptCheckpoints(Checkpoint):
         """Keep this step's checkpoint if its turn has come."""
         step = trainer.global_step  # stays the same while gradients are accumulated
         due = any(step % period == 0 for period in self.periods)
-        if due and step != self._last_kept_step and not trainer.fast_dev_run:
+        if due and step != self._last_kept_step:
             self._last_kept_step = step
             name = f"epoch={trainer.current_epoch}-step={step}.ckpt"
             trainer.save_checkpoint(self._folder / name, weights_only=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the final state."""
-        if not trainer.fast_dev_run:
-            trainer.save_checkpoint(self._folder / LAST_CHECKPOINT, weights_only=False)
+        trainer.save_checkpoint(self._folder / LAST_CHECKPOINT, weights_only=False)
 
 
 class Throughput(Callback):
@@ -104,7 +104,7 @@ class Throughput(Callback):
         self._mark = now
         self._clips.append(_batch_size(batch) * trainer.world_size)
         rate = sum(self._clips) / sum(self._seconds)
-        tokens_per_clip = math.prod(pl_module.latent_shape)
+        tokens_per_clip = math.prod(cast(tuple[int, int, int], pl_module.latent_shape))
         pl_module.log_dict(
             {
                 "throughput/clips_per_second": rate,
@@ -184,6 +184,7 @@ class ReconstructionPictures(Callback):
         image, video = _due(n_batches, self.image_every), _due(n_batches, self.video_every)
         if not (image or video) or not trainer.is_global_zero or self._folder is None:
             return
+        assert isinstance(pl_module, VQGAN)
         clips = compare_with_reconstruction(pl_module, batch, self.n_clips)  # (2n, T, H, W, 3)
         name = f"epoch={trainer.current_epoch}-step={trainer.global_step}-batch={n_batches}"
         if image:
@@ -207,24 +208,22 @@ def _due(n_batches: int, every: int) -> bool:
 
 
 @torch.no_grad()
-def compare_with_reconstruction(
-    pl_module: pl.LightningModule, batch: Batch, n_clips: int
-) -> Tensor:
+def compare_with_reconstruction(vqgan: VQGAN, batch: Batch, n_clips: int) -> Tensor:
     """Put a batch's first clips before their reconstructions.
 
     Args:
-        pl_module: a VQGAN; its mode is the same afterwards.
+        vqgan: its mode is the same afterwards.
         batch: one batch of its data.
         n_clips: most clips to take.
 
     Returns:
         uint8 (2n, T, H, W, 3) on the CPU: n clips, then their n reconstructions.
     """
-    video = batch["stft" if pl_module.args.stft_data else "video"][:n_clips]
-    was_training = pl_module.training
-    pl_module.eval()  # else batch norm would learn from being looked at
-    reconstruction = pl_module.reconstruct(video)
-    pl_module.train(was_training)
+    video = batch["stft" if vqgan.args.stft_data else "video"][:n_clips]
+    was_training = vqgan.training
+    vqgan.eval()  # else batch norm would learn from being looked at
+    reconstruction = vqgan.reconstruct(video)
+    vqgan.train(was_training)
     return _three_channels(to_uint8(torch.cat([video, reconstruction.to(video)]))).cpu()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -519,7 +519,7 @@ class _Refuse(argparse.Action):
         parser.error(f"{option_string} is no longer supported: {self.advice}")
 
 
-def with_defaults(args: argparse.Namespace | dict[str, Any]) -> argparse.Namespace:
+def with_defaults(args: argparse.Namespace | Mapping[str, Any]) -> argparse.Namespace:
     """Fill in the data, model and trainer flags that an older checkpoint's settings lack.
 
     A stored None counts as missing where the flag's default is a value.
@@ -532,6 +532,6 @@ def with_defaults(args: argparse.Namespace | dict[str, Any]) -> argparse.Namespa
     """
     known = (*DATA_FLAGS, *MUGEN_FLAGS, *VQGAN_FLAGS, *TRANSFORMER_FLAGS, *TRAINER_FLAGS)
     defaults = {flag.name: flag.fresh_default() for flag in known}
-    stored = args if isinstance(args, dict) else vars(args)
+    stored = vars(args) if isinstance(args, argparse.Namespace) else args
     given = {k: v for k, v in stored.items() if v is not None or defaults.get(k) is None}
     return argparse.Namespace(**{**DERIVED_SETTINGS, **defaults, **given})

@@ -264,7 +264,7 @@ def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
     callbacks: list[Callback] = [Throughput()]
     if stage.name == VQGAN_STAGE.name:
         callbacks.append(ReconstructionPictures())
-    if args.enable_checkpointing is not False:
+    if args.enable_checkpointing is not False and not args.fast_dev_run:
         every = args.checkpoint_every_n_steps
         callbacks.append(KeptCheckpoints(stage.keep_every if every is None else (every,)))
         figure = stage.monitor.replace("/", "_")
@@ -298,7 +298,7 @@ def fit(
     """
     checkpoint = find_resume_checkpoint(args, stage)
     data.prepare_data()  # bad data are met before anything is written
-    if not trainer.fast_dev_run:
+    if not args.fast_dev_run:
         check_writable(args.default_root_dir or ".", "default_root_dir")
     try:
         with warnings.catch_warnings():
