@@ -25,6 +25,7 @@ FLOORS = (
         "tats.weight_files",
         "tats.pretrained",
         "tats.checkpoints",
+        "tats.released",
         "tats.text",
         "tats.coinrun",
     ),
