@@ -112,8 +112,13 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
     return checkpoint
 
 
-def read_plain(path: Path, *, flag: str) -> dict[str, Any]:
+def read_plain(path: Path, *, flag: str, mapped: bool = True) -> dict[str, Any]:
     """Read a whole ``.ckpt`` dictionary: tensors, plain containers, and nothing executable.
+
+    Args:
+        path: the file.
+        flag: the flag or argument the path came from, for messages.
+        mapped: leave the tensors in the file until they are used, where its format allows.
 
     Raises:
         UserError: the file is broken, or names anything that is not on the short list.
@@ -123,7 +128,9 @@ def read_plain(path: Path, *, flag: str) -> dict[str, Any]:
         _check_zip(path, flag)
     try:
         with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mapped and is_zip
+            )
     except Exception as error:  # a hostile file can break its reader anywhere, in any way
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise UserError(
@@ -217,7 +224,23 @@ def load_weights(
         UserError: a name is missing or unexpected, a shape differs, a value is not finite.
     """
     wanted = module.state_dict()
-    given = _without(state, tuple(dropped), source)
+    given = check_weights(
+        _without(state, tuple(dropped), source), wanted, source=source, model=type(module).__name__
+    )
+    module.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
+
+
+def check_weights(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str, model: str
+) -> dict[str, Tensor]:
+    """Hold weights to the names and shapes of a model.
+
+    Returns:
+        The weights in the model's number types.
+
+    Raises:
+        UserError: a name is missing or unexpected, a shape differs, a value is not finite.
+    """
     for problem, names in (
         ("missing", sorted(wanted.keys() - given.keys())),
         ("unexpected", sorted(given.keys() - wanted.keys())),
@@ -225,12 +248,34 @@ def load_weights(
         if names:
             raise UserError(
                 f"{source}: {len(names)} {problem} weight(s), first {', '.join(names[:3])}; "
-                f"expected exactly the {len(wanted)} of this {type(module).__name__}"
+                f"expected exactly the {len(wanted)} of this {model}"
             )
     for name, tensor in given.items():
         _check_weight(tensor, wanted[name], f"{source}: {name}")
-        given[name] = tensor.to(wanted[name].dtype)
-    module.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
+    return {name: tensor.to(wanted[name].dtype) for name, tensor in given.items()}
+
+
+def check_optimizer_states(
+    checkpoint: dict[str, Any], optimizers: Iterable[torch.optim.Optimizer]
+) -> None:
+    """Drop a checkpoint's optimiser states, with a warning, unless they fit the optimisers.
+
+    Args:
+        checkpoint: a whole checkpoint; changed in place.
+        optimizers: those it would be loaded into, in order.
+    """
+    states = checkpoint.get("optimizer_states") or []
+    for optimizer, state in zip(optimizers, states, strict=False):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        stored = [index for group in state["param_groups"] for index in group["params"]]
+        moments = [state["state"].get(index, {}).get("exp_avg") for index in stored]
+        if len(stored) != len(parameters) or any(
+            moment is not None and moment.shape != parameter.shape
+            for moment, parameter in zip(moments, parameters, strict=True)
+        ):
+            log.warning("the checkpoint's optimiser states do not fit; starting with fresh ones")
+            checkpoint["optimizer_states"] = []
+            return
 
 
 def _without(

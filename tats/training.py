@@ -22,6 +22,7 @@ from tats.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
 from tats.checkpoints import read_checkpoint
 from tats.errors import UserError
 from tats.flags import check_writable, passthrough_trainer_settings
+from tats.resume import SafeCheckpointIO
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +230,7 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
         "enable_progress_bar": args.enable_progress_bar and args.progress_bar_refresh_rate != 0,
         "logger": _logger(args),
         "callbacks": _callbacks(args, stage),
+        "plugins": [SafeCheckpointIO()],
     }
     if not stage.steps_by_hand:
         settings["gradient_clip_val"] = args.gradient_clip_val

@@ -16,9 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tats.checkpoints import building_from_settings, load_weights, read_checkpoint
+from tats.checkpoints import (
+    building_from_settings,
+    check_optimizer_states,
+    check_weights,
+    load_weights,
+    read_checkpoint,
+)
 from tats.errors import UserError
-from tats.flags import with_defaults
+from tats.flags import clip_shape, with_defaults
 from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
 from tats.models.gpt import GPT
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
@@ -130,7 +136,7 @@ class Net2NetTransformer(pl.LightningModule):
             side = min(args.spatial_length, args.resolution)
             n_frames, rows, columns = args.sequence_length, side, side
         else:
-            clip = (n_clip_frames(args), args.resolution, args.resolution)
+            clip = clip_shape(args)
             n_frames, rows, columns = (
                 size // f for size, f in zip(clip, self.first_stage_model.downsample, strict=True)
             )
@@ -269,19 +275,20 @@ class Net2NetTransformer(pl.LightningModule):
         load_weights(self.transformer, given, source=path)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep this model's own frozen VQGANs, and drop the masks of released files."""
-        state = checkpoint["state_dict"]
-        kept = {f"transformer.{k}": v for k, v in _gpt_weights(state).items()}
+        """Check a file to resume from; the frozen VQGANs stay this model's own.
+
+        Raises:
+            UserError: its weights do not fit the flags.
+        """
         own = self.state_dict()
-        kept |= {k: v for k, v in own.items() if not k.startswith("transformer.")}
-        checkpoint["state_dict"] = kept
-
-
-def n_clip_frames(args: Namespace) -> int:
-    """Frames of one training clip: some readers count them before thinning, some after (D23)."""
-    if args.image_folder or "coinrun" in Path(args.data_path or "").name:
-        return args.sequence_length
-    return -(-args.sequence_length // args.sample_every_n_frames)
+        state = {
+            f"transformer.{name}": tensor
+            for name, tensor in _gpt_weights(checkpoint["state_dict"]).items()
+        }
+        state |= {k: v for k, v in own.items() if not k.startswith("transformer.")}
+        source = "--resume_from_checkpoint"
+        checkpoint["state_dict"] = check_weights(state, own, source=source, model="transformer")
+        check_optimizer_states(checkpoint, [self.configure_optimizers()])
 
 
 def accuracy(logits: Tensor, target: Tensor, *, top_k: Sequence[int]) -> list[Tensor]:

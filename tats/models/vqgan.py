@@ -5,6 +5,7 @@ The names of submodules are those of the released checkpoints.
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tats.checkpoints import building_from_settings, load_weights, read_checkpoint
+from tats.checkpoints import (
+    building_from_settings,
+    check_optimizer_states,
+    check_weights,
+    load_weights,
+    read_checkpoint,
+)
 from tats.errors import UserError
-from tats.flags import with_defaults
+from tats.flags import clip_shape, with_defaults
 from tats.models.autoencoder import Decoder, Encoder, SamePadConv3d
 from tats.models.codebook import Codebook, Quantized
 from tats.models.discriminator import (
@@ -29,6 +36,8 @@ from tats.models.discriminator import (
     generator_loss,
 )
 from tats.models.lpips import LPIPS
+
+log = logging.getLogger(__name__)
 
 # Parts of a checkpoint that only training needs.
 TRAINING_PREFIXES = ("image_discriminator.", "video_discriminator.", "perceptual_model.")
@@ -104,9 +113,8 @@ class VQGAN(pl.LightningModule):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of one training clip."""
-        n_frames = self.args.sequence_length // self.args.sample_every_n_frames
-        clip = (n_frames, self.args.resolution, self.args.resolution)
-        t, h, w = (size // factor for size, factor in zip(clip, self.downsample, strict=True))
+        clip = zip(clip_shape(self.args), self.downsample, strict=True)
+        t, h, w = (size // factor for size, factor in clip)
         return t, h, w
 
     def encode(
@@ -385,11 +393,22 @@ class VQGAN(pl.LightningModule):
             del state[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put this model's own perceptual weights, if any, in place of the file's."""
-        self.on_save_checkpoint(checkpoint)
-        if self.perceptual_model is not None:
-            own = self.perceptual_model.state_dict()
-            checkpoint["state_dict"] |= {f"perceptual_model.{k}": v for k, v in own.items()}
+        """Check a file to resume from; what it may lack, this model's own values replace.
+
+        Raises:
+            UserError: its weights do not fit the flags.
+        """
+        state, own = checkpoint["state_dict"], self.state_dict()
+        lacks_discriminators = not any("_discriminator." in name for name in state)
+        if lacks_discriminators:
+            log.warning("the checkpoint has no discriminators; starting with fresh ones")
+            checkpoint["optimizer_states"] = checkpoint.get("optimizer_states", [])[:1]
+        mine = TRAINING_PREFIXES if lacks_discriminators else ("perceptual_model.",)
+        given = {name: tensor for name, tensor in state.items() if not name.startswith(mine)}
+        given |= {name: tensor for name, tensor in own.items() if name.startswith(mine)}
+        source = "--resume_from_checkpoint"
+        checkpoint["state_dict"] = check_weights(given, own, source=source, model="VQGAN")
+        check_optimizer_states(checkpoint, self.configure_optimizers())
 
 
 def _random_frames(video: Tensor) -> Tensor:
