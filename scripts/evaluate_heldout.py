@@ -1,0 +1,117 @@
+#!/usr/bin/env python
+"""Say how well trained models do on the test split: is the codebook used, does the GPT predict?
+
+    python scripts/evaluate_heldout.py --vqgan_ckpt V.ckpt --gpt_ckpt G.ckpt --data_path DATA \
+        --resolution 128 --n_clips 256
+
+Prints one line of JSON: PSNR in dB of the reconstructions, perplexity of the codes over all
+clips together, their unigram entropy in nats (what a model that knew only how often each code
+occurs would score), and the GPT's cross-entropy in nats per code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tats.data import VideoData
+from tats.errors import UserError, one_line_errors
+from tats.flags import add_data_flags, new_parser
+from tats.models.transformer import Net2NetTransformer, load_transformer
+from tats.models.vqgan import VQGAN, load_vqgan
+from tats.video_io import to_uint8, video_grid, write_video
+
+GRID_FPS = 8
+GRID_CLIPS = 8
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare this script's flags."""
+    parser = new_parser("Measure trained models on the test split.")
+    add_data_flags(parser)
+    parser.add_argument("--vqgan_ckpt", required=True, help="trained VQGAN")
+    parser.add_argument("--gpt_ckpt", help="transformer trained on its codes")
+    parser.add_argument("--n_clips", type=int, default=256, help="test clips to measure on")
+    parser.add_argument("--grid", type=Path, help="video of clips beside their reconstructions")
+    return parser
+
+
+def held_out_batches(args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
+    """Give ``--n_clips`` test clips spread over the whole split, in batches."""
+    dataset = VideoData(args).dataset(train=False)
+    n_clips = min(args.n_clips, len(dataset))
+    indices = torch.linspace(0, len(dataset) - 1, n_clips).round().int().tolist()
+    for start in tqdm(range(0, n_clips, args.batch_size), desc="measuring", unit="batch"):
+        items = [dataset[index] for index in indices[start : start + args.batch_size]]
+        yield torch.utils.data.default_collate(items)
+
+
+class HeldOutFigures:
+    """Sums over batches of what is measured."""
+
+    def __init__(self, vqgan: VQGAN, model: Net2NetTransformer | None) -> None:
+        self.vqgan, self.model = vqgan, model
+        self.n_clips = 0
+        self.counts = torch.zeros(vqgan.n_codes, dtype=torch.float64)
+        self.psnr, self.loss = 0.0, 0.0
+
+    @torch.no_grad()
+    def add(self, batch: dict[str, Tensor]) -> Tensor:
+        """Measure one batch; returns its reconstructions (B, C, T, H, W)."""
+        video = batch["video"]
+        codes = self.vqgan.encode(video)
+        assert isinstance(codes, Tensor)
+        reconstruction = self.vqgan.decode(codes).clamp(-0.5, 0.5)
+        mse = (reconstruction - video).square().mean(dim=(1, 2, 3, 4))
+        self.psnr += float((-10 * mse.clamp_min(1e-10).log10()).sum())
+        self.counts += torch.bincount(codes.flatten(), minlength=self.vqgan.n_codes)
+        if self.model is not None:
+            self.loss += float(self.model.shared_step(batch, 0)[0]) * len(video)
+        self.n_clips += len(video)
+        return reconstruction
+
+    def summary(self) -> dict[str, float | int]:
+        """Figures over all clips."""
+        usage = self.counts / self.counts.sum()
+        entropy = float(-torch.xlogy(usage, usage).sum())
+        figures: dict[str, float | int] = {
+            "n_clips": self.n_clips,
+            "psnr": self.psnr / self.n_clips,
+            "n_codes": self.vqgan.n_codes,
+            "codes_used": int((self.counts > 0).sum()),
+            "perplexity": math.exp(entropy),
+            "unigram_entropy": entropy,
+        }
+        if self.model is not None:
+            figures["transformer_loss"] = self.loss / self.n_clips
+        return figures
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, write ``--grid``, print one line of JSON."""
+    args = build_parser().parse_args(argv)
+    if args.n_clips < 1:
+        raise UserError(f"--n_clips got {args.n_clips}; expected 1 or more")
+    vqgan = load_vqgan(args.vqgan_ckpt, flag="--vqgan_ckpt")
+    model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt) if args.gpt_ckpt else None
+    figures, shown = HeldOutFigures(vqgan, model), []
+    for batch in held_out_batches(args):
+        shown.append(torch.stack([batch["video"], figures.add(batch)], dim=1))
+    if args.grid:
+        pairs = torch.cat(shown)
+        chosen = torch.linspace(0, len(pairs) - 1, min(GRID_CLIPS, len(pairs))).round().long()
+        columns = to_uint8(pairs[chosen].transpose(0, 1).flatten(0, 1))  # originals, then copies
+        write_video(args.grid, video_grid(columns, nrow=2), GRID_FPS)
+    print(json.dumps(figures.summary()))
+
+
+if __name__ == "__main__":
+    main()
