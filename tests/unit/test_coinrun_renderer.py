@@ -114,6 +114,14 @@ def test_a_killed_agent_fades_and_is_gone() -> None:
     assert differences[0] > differences[1] > differences[2] > differences[3] == 0
 
 
+def test_a_fading_agent_stays_whole_on_the_map_until_it_is_gone() -> None:
+    def n_pixels(count: int) -> int:
+        dying = game({"is_killed": True, "killed_animation_frame_cnt": count})
+        return int((Renderer(128).semantic_map(dying, 0) == 18).sum())
+
+    assert n_pixels(31) == n_pixels(10) > n_pixels(9) == 0
+
+
 def test_a_dead_monster_is_flattened_towards_the_ground() -> None:
     def rows(count: int) -> np.ndarray:
         dead = game(monsters=({"x": 13.0, "is_dead": True, "monster_dying_frame_cnt": count},))

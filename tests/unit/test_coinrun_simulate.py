@@ -60,6 +60,12 @@ def test_coins_stay_eaten_and_were_there(games: list[Game]) -> None:
     assert any(game.frames[-1].coins_eaten for game in games)
 
 
+def test_nothing_is_eaten_twice() -> None:
+    for seed in SEEDS:
+        eaten = [tuple(place) for place in simulate_game(seed, 30)["frames"][-1]["coins_eaten"]]
+        assert len(eaten) == len(set(eaten))
+
+
 def test_the_agent_moves_smoothly_and_never_leaves_the_level(games: list[Game]) -> None:
     for game in games:
         for before, after in zip(game.frames, game.frames[1:], strict=False):

@@ -59,6 +59,12 @@ def test_a_text_that_fits_exactly_is_not_too_long(vocabulary: Path) -> None:
         tokenize("a a a", 4, truncate=False)
 
 
+def test_texts_are_repaired_before_they_are_split(vocabulary: Path) -> None:
+    plain = tokenize("a < b & c")
+    assert torch.equal(tokenize("  A <\n\tb &amp;amp; C "), plain)
+    assert torch.equal(tokenize("cafÃ©"), tokenize("café"))
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_row_has_room_for_start_and_end(vocabulary: Path, length: int) -> None:
     with pytest.raises(ValueError, match="context_length"):
