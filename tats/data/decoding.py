@@ -85,7 +85,7 @@ def read_frames(
                     return _stack(path, found, wanted)
         with av.open(str(path)) as container:  # the definition of frame-exact: count from the top
             counted = itertools.islice(_decode(container), start, wanted[-1] + 1, every)
-            return _stack(path, [_pixels(frame) for frame in counted], wanted)
+            return _stack(path, list(map(_ToPixels(), counted)), wanted)
     except (av.error.FFmpegError, IndexError, ValueError) as error:
         raise DecodeError(f"{path}: {error}") from error
 
@@ -114,7 +114,7 @@ def _read_after_seek(
     The result is trusted only if every decoded frame carries the very time that comes next in
     ``times``; otherwise (seeking went past the window, the container's times are wrong) None.
     """
-    frames = []
+    frames, pixels = [], _ToPixels()
     with av.open(str(path)) as container:
         try:
             container.seek(int(times[target]), stream=container.streams.video[0], backward=True)
@@ -131,7 +131,7 @@ def _read_after_seek(
             if position >= len(times) or frame.pts != times[position] or frame.is_corrupt:
                 return None
             if position in wanted:
-                frames.append(_pixels(frame))
+                frames.append(pixels(frame))
             if position == wanted[-1]:
                 return frames
     return None
@@ -154,8 +154,20 @@ def _decode(container: Any) -> Iterator[Any]:
     return container.decode(stream)
 
 
-def _pixels(frame: Any) -> np.ndarray:
-    return frame.to_ndarray(format="rgb24")
+class _ToPixels:
+    """Turns the frames of one file into uint8 (H, W, 3).
+
+    One converter a file, and one thread: setting either up costs ten times the conversion of a
+    small frame.
+    """
+
+    def __init__(self) -> None:
+        self._convert = av.video.reformatter.VideoReformatter().reformat
+        has_threads = int(av.__version__.split(".")[0]) >= 17
+        self._options = {"threads": 1} if has_threads else {}
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        return self._convert(frame, format="rgb24", **self._options).to_ndarray()
 
 
 def _stack(path: str | Path, frames: list[np.ndarray], wanted: range) -> np.ndarray:
