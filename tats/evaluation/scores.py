@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tats.errors import UserError
 
+MAX_PSNR = 100.0  # dB, of equal clips: infinity would swallow every mean
 _SMALLEST_PROBABILITY = 1e-7  # keeps the logarithm finite, as the published score does
 
 
@@ -35,7 +36,7 @@ class Fidelity(NamedTuple):
     """How close reconstructions are to the clips, one value a clip, each (B,).
 
     Attributes:
-        psnr: peak signal-to-noise ratio, dB, over the whole clip.
+        psnr: peak signal-to-noise ratio, dB, over the whole clip; at most 100.
         ssim: structural similarity, mean over frames.
         lpips: perceptual distance, mean over frames; NaN where no network was given.
     """
@@ -124,7 +125,7 @@ def fidelity(real: Tensor, fake: Tensor, lpips: nn.Module | None = None) -> Fide
     n_clips = len(real)
     x, y = (clips.flatten(0, 1).permute(0, 3, 1, 2).float() for clips in (real, fake))
     error = (x - y).square().unflatten(0, (n_clips, -1)).flatten(1).mean(1)
-    psnr = 10 * (255**2 / error).log10()  # infinite where nothing differs
+    psnr = -10 * (error / 255**2).clamp_min(10 ** (-MAX_PSNR / 10)).log10()
     similarity = cast(Tensor, ssim(y, x, data_range=255.0, reduction="none"))
     distance = torch.full((len(x),), float("nan"))
     if lpips is not None:
