@@ -30,7 +30,7 @@ FLOORS = (
         "tats.coinrun",
     ),
     ("tats.models", "tats.data", "tats.evaluation"),
-    ("tats.callbacks", "tats.sampling", "tats.training"),
+    ("tats.callbacks", "tats.resume", "tats.sampling", "tats.training"),
 )
 # Neighbours on the first floor that may not look at each other.
 FORBIDDEN = (
