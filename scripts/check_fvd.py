@@ -44,7 +44,8 @@ def noise_features(i3d: nn.Module, seed: int, device: str) -> Tensor:
     random, features = np.random.RandomState(seed), []
     for _ in tqdm(range(N_CLIPS // CLIPS_PER_PASS), desc=f"noise of seed {seed}", unit="pass"):
         clips = random.rand(CLIPS_PER_PASS, 16, 224, 224, 3).astype(np.float32)
-        features.append(i3d(torch.from_numpy(clips).to(device).movedim(-1, 1)).cpu())
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            features.append(i3d(torch.from_numpy(clips).to(device).movedim(-1, 1)).cpu())
     return torch.cat(features)
 
 

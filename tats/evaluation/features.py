@@ -47,7 +47,9 @@ class I3DFeatures:
         weight = next(self.i3d.parameters(), None)  # none where TorchScript froze them
         device = torch.device("cpu") if weight is None else weight.device
         parts = clips.split(self.clips_per_pass)
-        features = [self.i3d(preprocess(part.to(device))).float().cpu() for part in parts]
+        # TF32 convolutions move the logits by a thousandth: too much for a metric to compare.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            features = [self.i3d(preprocess(part.to(device))).float().cpu() for part in parts]
         return torch.cat(features)  # (B, 400)
 
     def collect(

@@ -176,3 +176,18 @@ def test_converted_weights_load_as_the_original_ones(tmp_path, capsys):
     with pytest.raises(SystemExit):
         script.main([str(tmp_path / "broken.pt"), str(tmp_path / "new.safetensors")])
     assert "broken.pt" in capsys.readouterr().err and not (tmp_path / "new.safetensors").exists()
+
+
+def test_the_check_against_the_original_fails_where_the_weights_are_others(monkeypatch, capsys):
+    script = load_script("scripts/check_fvd.py")
+    monkeypatch.setattr(script, "load_i3d", lambda path: Colours())
+    source = WeightSource("tensorflow-exact", "none", "0")
+    monkeypatch.setattr(script, "i3d_source", lambda path: source)
+    monkeypatch.setattr(script, "N_CLIPS", 4)
+    with pytest.raises(SystemExit):
+        script.main(["--device", "cpu"])
+    printed = capsys.readouterr()
+    fvd = json.loads(printed.out)["fvd"]
+    assert "the weights are others" in printed.err
+    monkeypatch.setattr(script, "ORIGINAL_FVD", fvd)
+    script.main(["--device", "cpu"])
