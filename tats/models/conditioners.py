@@ -28,7 +28,8 @@ class Conditioner(Protocol):
         n_tokens: condition tokens of one sample (L).
     """
 
-    batch_key: str
+    @property
+    def batch_key(self) -> str: ...
 
     @property
     def vocab_size(self) -> int: ...

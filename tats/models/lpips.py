@@ -28,6 +28,9 @@ NORM_EPSILON = 1e-10
 class ScalingLayer(nn.Module):
     """Standardise colours from [-1, 1]; one-channel frames broadcast to three."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))

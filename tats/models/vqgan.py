@@ -288,7 +288,9 @@ class VQGAN(pl.LightningModule):
         autoencoder's own forward instead.
         """
         video = self._clips(batch)
-        autoencoder_optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc]
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        autoencoder_optimizer, discriminator_optimizer = optimizers
         step, step_now = self.global_step, self._closes_window(batch_index)
 
         self.toggle_optimizer(autoencoder_optimizer)
