@@ -47,7 +47,9 @@ GAMES = (
     "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
     "heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot",
 )  # fmt: skip
-GAMES_PACKAGES = "procgen-mirror gym3 gym==0.26.2 gym-notices glcontext cloudpickle moderngl"
+GAMES_PACKAGES = (
+    "procgen-mirror gym3 gym==0.26.2 gym-notices glcontext cloudpickle moderngl cffi pycparser"
+)
 GAME_SIZE, LARGE_GAME_SIZE = 64, 512  # pixels; the games draw these two
 MAX_EPISODES = 20  # played on one level before another one is tried
 WARM_UP = 8  # frames at the start of an episode in which little happens

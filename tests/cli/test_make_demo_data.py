@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import h5py
@@ -140,6 +140,24 @@ def test_games_are_played_alike_under_a_seed_and_on_other_levels_for_the_test_sp
     coinrun = read_video(tmp_path / "a" / "train" / "coinrun" / "coinrun_0000.mp4").astype(int)
     assert coinrun.shape == (16, 12, 12, 3)
     assert np.abs(np.diff(coinrun, axis=0)).mean() > 1  # the picture moves
+
+
+def test_training_and_test_clips_of_games_never_share_a_level(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: dict[str, list[int]] = {"train": [], "test": []}
+    monkeypatch.setattr(script, "play_level", lambda *_: np.zeros(1))
+    for split, chosen in levels.items():
+
+        def make_game(chosen: list[int] = chosen, **settings: Any) -> Any:
+            chosen.append(settings["start_level"])
+            assert settings["num_levels"] == 1
+            return SimpleNamespace(close=lambda: None)
+
+        for number in range(20):
+            script.play_clip(make_game, "maze", split, [0, number], n_frames=1, size=64)
+    assert {level % 2 for level in levels["train"]} == {0}
+    assert {level % 2 for level in levels["test"]} == {1}
 
 
 def test_large_frames_of_games_have_more_detail_than_small_ones(script: ModuleType) -> None:

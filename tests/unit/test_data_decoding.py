@@ -119,3 +119,12 @@ def test_frames_of_other_sizes_within_a_file_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(decoding, "_frames_without_pyav", lambda path: iter(frames))
     with pytest.raises(DecodeError, match="size changes"):
         read_frames("clip.mp4", np.arange(2), 0, 2)
+
+
+def test_after_a_seek_frames_are_trusted_only_if_none_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    encode(path, "libx264", {"g": "12"})
+    times = frame_times(path)
+    assert decoding._read_after_seek(path, times, range(18, 20), 18) is not None
+    with_a_frame_that_never_comes = np.sort(np.append(times, times[15] + 1))
+    assert decoding._read_after_seek(path, with_a_frame_that_never_comes, range(19, 21), 19) is None

@@ -148,3 +148,15 @@ def test_codes_of_another_size_and_files_of_another_kind_are_user_errors(
     (tmp_path / "text.h5").write_text("no HDF5")
     with pytest.raises(UserError, match="expected a folder or an HDF5 file"):
         open_frames(tmp_path / "text.h5")
+
+
+def test_a_forked_process_opens_the_file_anew(
+    frames_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_frames(frames_file).store
+    frames = store.read(0, 2, 1)
+    parents = store._opened
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert np.array_equal(store.read(0, 2, 1), frames)
+    assert parents is not None and store._opened is not None
+    assert store._opened[1] is not parents[1]
