@@ -9,40 +9,49 @@ the weights alone and a ``.json`` file of the same name with the settings.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tats.errors import UserError
-from tats.released import released_file
+from tats.released import closest_names, released_file
+from tats.safe_load import first_line, read_content
 
 log = logging.getLogger(__name__)
 
-SLIM_SUFFIX = ".safetensors"
-# Above this a checkpoint's structure (names, settings, no weights) is not one of ours.
-LARGEST_STRUCTURE_BYTES = 1 << 27
-
-
-class _DroppedCallbackState:
-    """Stands in for a callback class that Lightning ≤ 1.4 used as a dictionary key."""
-
-
-# Everything a released file may name besides tensors and plain containers. Building any of
-# these runs no code of the file's choosing.
-_ALLOWED_GLOBALS: list[Any] = [
-    argparse.Namespace,
-    (_DroppedCallbackState, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
-]
+# Settings that models are built and sampled from: sizes, with the least each may be, and texts.
+_LEAST = {
+    "sequence_length": -1,  # the whole video
+    "resolution": 1,
+    "image_channels": 1,
+    "sample_every_n_frames": 1,
+    "spatial_length": 1,
+    "text_seq_len": 1,
+    "embedding_dim": 1,
+    "n_codes": 1,
+    "n_hiddens": 1,
+    "first_stage_vocab_size": 1,
+    "class_cond_dim": 1,
+    "block_size": 1,
+    "n_layer": 1,
+    "n_head": 1,
+    "n_embd": 1,
+    "n_unmasked": 0,
+    "sample_every_n_latent_frames": 0,
+    "sos_token": 0,
+}
+_TEXTS = ("norm_type", "padding_type", "data_path", "first_stage_key", "cond_stage_key")
+# What a transformer's file holds beside ``args``.
+_KEY_DEFAULTS = {"first_stage_key": "video", "cond_stage_key": "label", "pkeep": 1, "sos_token": 0}
+_LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -95,10 +104,11 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
     """
     path = released_file(str(path), stage=stage) or Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"{flag}: got {path}, which is not a file; expected a checkpoint (.ckpt)")
-    content = _read_slim(path, flag) if path.suffix == SLIM_SUFFIX else read_plain(path, flag=flag)
-    if not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{flag}: {path} holds no state_dict; expected a {stage} checkpoint")
+        raise UserError(
+            f"{flag}: got {path}, which is not a file; expected a checkpoint (.ckpt, or "
+            f".safetensors) or a released one's name{closest_names(str(path))}"
+        )
+    content = read_content(path, flag=flag)
     hyper_parameters = content.get("hyper_parameters")
     checkpoint = Checkpoint(
         path=path,
@@ -109,77 +119,34 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
         raise UserError(
             f"{flag}: {path} holds a {checkpoint.stage} model; expected a {stage} checkpoint"
         )
+    _check_settings(checkpoint, flag)
     return checkpoint
 
 
-def read_plain(path: Path, *, flag: str, mapped: bool = True) -> dict[str, Any]:
-    """Read a whole ``.ckpt`` dictionary: tensors, plain containers, and nothing executable.
-
-    Args:
-        path: the file.
-        flag: the flag or argument the path came from, for messages.
-        mapped: leave the tensors in the file until they are used, where its format allows.
-
-    Raises:
-        UserError: the file is broken, or names anything that is not on the short list.
-    """
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        _check_zip(path, flag)
-    try:
-        with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=mapped and is_zip
-            )
-    except Exception as error:  # a hostile file can break its reader anywhere, in any way
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+def _check_settings(checkpoint: Checkpoint, flag: str) -> None:
+    """Hold the settings a model is built from to their types; those of training do not matter."""
+    settings = {**checkpoint.args, **_KEY_DEFAULTS}
+    settings.update((k, v) for k, v in checkpoint.hyper_parameters.items() if k in _KEY_DEFAULTS)
+    for name, value in settings.items():
+        if not isinstance(name, str):
+            expected = "names"
+        elif value is None:
+            continue
+        elif name in _LEAST:
+            if type(value) is int and _LEAST[name] <= value <= _LARGEST:
+                continue
+            expected = f"a whole number of {_LEAST[name]} or more"
+        elif name in _TEXTS and not isinstance(value, str):
+            expected = "a text"
+        elif name == "pkeep" and not isinstance(value, (int, float)):
+            expected = "a number"
+        else:
+            continue
+        got = str(value)[:40] if isinstance(value, (int, float, str)) else type(value).__name__
         raise UserError(
-            f"{flag}: {path} is broken or not a checkpoint we can read safely ({reason}); expected "
-            "a complete .ckpt of tensors and plain settings"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{flag}: {path} holds a {type(content).__name__}; expected a checkpoint dictionary"
+            f"{flag}: the settings in {checkpoint.path} have {got!r} for {str(name)[:40]}; "
+            f"expected {expected}"
         )
-    return content
-
-
-def _check_zip(path: Path, flag: str) -> None:
-    """Refuse archives torch never writes: compressed (bombs), or with paths that climb out."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise UserError(f"{flag}: {path} is a broken archive ({error}); fetch it again") from error
-    for entry in entries:
-        parts = Path(entry.filename).parts
-        if entry.compress_type != zipfile.ZIP_STORED or ".." in parts or entry.filename[:1] == "/":
-            raise UserError(
-                f"{flag}: {path} holds {entry.filename!r}, which torch.save would not write; "
-                "expected a checkpoint archive"
-            )
-        if entry.filename.endswith("data.pkl") and entry.file_size > LARGEST_STRUCTURE_BYTES:
-            raise UserError(
-                f"{flag}: {path} describes {entry.file_size:,} bytes of structure; expected at "
-                f"most {LARGEST_STRUCTURE_BYTES:,}"
-            )
-
-
-def _read_slim(path: Path, flag: str) -> dict[str, Any]:
-    """Read weights and settings of a slim checkpoint."""
-    settings = path.with_suffix(".json")
-    try:
-        hyper_parameters = json.loads(settings.read_text())
-        return {"state_dict": load_file(path), "hyper_parameters": hyper_parameters}
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{flag}: {path} needs its settings beside it; expected {settings}"
-        ) from error
-    except (SafetensorError, ValueError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{flag}: {path} is broken ({reason}); expected a slim checkpoint"
-        ) from error
 
 
 @contextmanager
@@ -199,10 +166,9 @@ def building_from_settings(path: Path, flag: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # settings from a file can be wrong in any way
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         raise UserError(
-            f"{flag}: the settings in {path} describe no model ({reason}); expected those of "
-            "train_vqgan.py or train_transformer.py"
+            f"{flag}: the settings in {path} describe no model ({first_line(error)}); expected "
+            "those of train_vqgan.py or train_transformer.py"
         ) from error
 
 
@@ -218,16 +184,36 @@ def load_weights(
         module: receives the weights.
         state: name → tensor.
         source: where the weights came from, for messages.
-        dropped: prefixes of names in ``state`` that the module does without.
+        dropped: beginnings of names in ``state`` that the module does without.
 
     Raises:
         UserError: a name is missing or unexpected, a shape differs, a value is not finite.
     """
     wanted = module.state_dict()
     given = check_weights(
-        _without(state, tuple(dropped), source), wanted, source=source, model=type(module).__name__
+        without(state, dropped, source=source), wanted, source=source, model=type(module).__name__
     )
     module.load_state_dict(given, assign=any(tensor.is_meta for tensor in wanted.values()))
+
+
+def without(
+    state: Mapping[str, Tensor], dropped: Iterable[str], *, source: str
+) -> dict[str, Tensor]:
+    """Leave out weights that are not needed, and log how many, by the beginnings of their names.
+
+    Args:
+        state: name → tensor.
+        dropped: beginnings of names; ``*`` in one stands for anything.
+        source: where the weights came from, for the log.
+    """
+    kept = dict(state)
+    for beginning in dropped:
+        names = [name for name in kept if fnmatchcase(name, f"{beginning}*")]
+        for name in names:
+            del kept[name]
+        if names:
+            log.info("%s: %d weights of %s* are not needed here", source, len(names), beginning)
+    return kept
 
 
 def check_weights(
@@ -239,20 +225,72 @@ def check_weights(
         The weights in the model's number types.
 
     Raises:
-        UserError: a name is missing or unexpected, a shape differs, a value is not finite.
+        UserError: a name is missing or unexpected, a shape differs, a value is not finite, or
+            weights share the values of others.
     """
-    for problem, names in (
-        ("missing", sorted(wanted.keys() - given.keys())),
-        ("unexpected", sorted(given.keys() - wanted.keys())),
-    ):
-        if names:
-            raise UserError(
-                f"{source}: {len(names)} {problem} weight(s), first {', '.join(names[:3])}; "
-                f"expected exactly the {len(wanted)} of this {model}"
+    missing, unexpected = wanted.keys() - given.keys(), given.keys() - wanted.keys()
+    if missing or unexpected:
+        problems = [
+            f"{len(names)} {kind} weight(s), {', '.join(_shown(names, state))}"
+            for kind, names, state in (
+                ("missing", missing, wanted),
+                ("unexpected", unexpected, given),
             )
+            if names
+        ]
+        raise UserError(
+            f"{source}: {' and '.join(problems)}; expected the {len(wanted)} of this {model}"
+        )
     for name, tensor in given.items():
         _check_weight(tensor, wanted[name], f"{source}: {name}")
+    _check_own_values(given, source)
+    for name, tensor in given.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{source}: {name} holds NaN or infinite values; expected finite ones")
     return {name: tensor.to(wanted[name].dtype) for name, tensor in given.items()}
+
+
+def _shown(names: Iterable[str], state: Mapping[str, Any]) -> list[str]:
+    """The first few names with their shapes."""
+    shown = sorted(names)
+    return [f"{name[:120]} {_shape(state[name])}" for name in shown[:3]] + ["…"] * (len(shown) > 3)
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _check_weight(given: Any, wanted: Tensor, name: str) -> None:
+    if not isinstance(given, Tensor) or given.shape != wanted.shape:
+        raise UserError(f"{name} got {_shape(given)}; expected shape {tuple(wanted.shape)}")
+    if given.layout != torch.strided or given.is_quantized or given.is_complex():
+        raise UserError(f"{name} got a {given.dtype} of {given.layout}; expected plain numbers")
+    if given.is_floating_point() != wanted.is_floating_point():
+        raise UserError(f"{name} got {given.dtype}; expected {wanted.dtype}")
+
+
+def _check_own_values(given: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that claim more values than are stored, alone or by sharing them.
+
+    A file of a few bytes could otherwise ask for any amount of work and memory.
+    """
+    extents = []
+    for name, tensor in given.items():
+        n_bytes, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
+        start = tensor.data_ptr()
+        if n_bytes > storage.nbytes() - tensor.storage_offset() * tensor.element_size():
+            raise UserError(
+                f"{source}: {name} holds fewer values than its shape {tuple(tensor.shape)} says; "
+                "expected one for each place"
+            )
+        if n_bytes:
+            extents.append((start, start + n_bytes, name))
+    extents.sort()
+    for (_, end, name), (start, _, other) in pairwise(extents):
+        if start < end:
+            raise UserError(
+                f"{source}: {name} and {other} share their values; expected values of their own"
+            )
 
 
 def check_optimizer_states(
@@ -265,38 +303,29 @@ def check_optimizer_states(
         optimizers: those it would be loaded into, in order.
     """
     states = checkpoint.get("optimizer_states") or []
-    for optimizer, state in zip(optimizers, states, strict=False):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    pairs = zip(optimizers, states, strict=False) if isinstance(states, list) else []
+    if not isinstance(states, list) or not all(_fits(state, own) for own, state in pairs):
+        log.warning("the checkpoint's optimiser states do not fit; starting with fresh ones")
+        states = []
+    checkpoint["optimizer_states"] = states
+
+
+def _fits(state: Any, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an Adam's stored state has a finite moment of the right shape for each parameter."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    try:
         stored = [index for group in state["param_groups"] for index in group["params"]]
-        moments = [state["state"].get(index, {}).get("exp_avg") for index in stored]
-        if len(stored) != len(parameters) or any(
-            moment is not None and moment.shape != parameter.shape
-            for moment, parameter in zip(moments, parameters, strict=True)
+        if len(stored) != len(parameters) or len(state["param_groups"]) != len(
+            optimizer.param_groups
         ):
-            log.warning("the checkpoint's optimiser states do not fit; starting with fresh ones")
-            checkpoint["optimizer_states"] = []
-            return
-
-
-def _without(
-    state: Mapping[str, Tensor], dropped: tuple[str, ...], source: str
-) -> dict[str, Tensor]:
-    """Leave out the names below ``dropped`` prefixes, and log how many each had."""
-    kept = dict(state)
-    for prefix in dropped:
-        names = [name for name in kept if name.startswith(prefix)]
-        for name in names:
-            del kept[name]
-        if names:
-            log.info("%s: %d weights of %s* are not needed here", source, len(names), prefix)
-    return kept
-
-
-def _check_weight(given: Any, wanted: Tensor, name: str) -> None:
-    if not isinstance(given, Tensor) or given.shape != wanted.shape:
-        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise UserError(f"{name} got {got}; expected shape {tuple(wanted.shape)}")
-    if given.is_floating_point() != wanted.is_floating_point() or given.is_complex():
-        raise UserError(f"{name} got {given.dtype}; expected {wanted.dtype}")
-    if given.is_floating_point() and not bool(torch.isfinite(given).all()):
-        raise UserError(f"{name} holds NaN or infinite values; expected finite ones")
+            return False
+        for index, parameter in zip(stored, parameters, strict=True):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                value = state["state"].get(index, {}).get(moment)
+                if value is not None and (
+                    value.shape != parameter.shape or not bool(torch.isfinite(value).all())
+                ):
+                    return False
+    except (TypeError, KeyError, AttributeError):  # not the structure of any optimiser's state
+        return False
+    return True

@@ -7,10 +7,19 @@ from typing import Any
 
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from tats.checkpoints import read_plain
+from tats.errors import UserError
+from tats.safe_load import read_content
 
 FLAG = "--resume_from_checkpoint"
 VERSION_KEY = "pytorch-lightning_version"
+_STRUCTURE: dict[str, tuple[type, str]] = {
+    "global_step": (int, "a count of steps"),
+    "epoch": (int, "a count of epochs"),
+    "callbacks": (dict, "their states by name"),
+    "loops": (dict, "their states by name"),
+    "optimizer_states": (list, "one state for each optimiser"),
+    "lr_schedulers": (list, "one state for each schedule"),
+}
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -20,12 +29,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint for resuming; ``map_location`` is the CPU whatever is asked."""
-        content = read_plain(Path(path), flag=FLAG, mapped=False)
-        return _from_published(content) if _is_published(content) else content
+        content = read_content(Path(path), flag=FLAG, mapped=False)
+        content = _from_published(content) if _is_published(content) else content
+        _check_structure(content, path)
+        return content
 
 
 def _is_published(content: dict[str, Any]) -> bool:
-    """Whether Lightning 1.5 or older wrote the file."""
+    """Whether Lightning 1.5 or older wrote the file, or it is a slim one: weights alone."""
     version = str(content.get(VERSION_KEY, "0")).split(".")
     return tuple(int(part) if part.isdecimal() else 0 for part in version[:2]) < (1, 6)
 
@@ -35,12 +46,23 @@ def _from_published(content: dict[str, Any]) -> dict[str, Any]:
 
     It stored one step more than were done, and states of callbacks that are not ours.
     """
+    stored_step = content.get("global_step", 0)
     return {
         **content,
-        "global_step": max(content.get("global_step", 0) - 1, 0),
+        "global_step": max(stored_step - 1, 0) if type(stored_step) is int else stored_step,
         "epoch": content.get("epoch", 0),
         "callbacks": {},
         "optimizer_states": content.get("optimizer_states") or [],
         "lr_schedulers": [],
         VERSION_KEY: content.get(VERSION_KEY, "1.5.0"),
     }
+
+
+def _check_structure(content: dict[str, Any], path: Any) -> None:
+    """Hold what the Trainer restores without looking to its types."""
+    for key, (kind, expected) in _STRUCTURE.items():
+        value = content.get(key)
+        fits = type(value) is kind and not (isinstance(value, int) and value < 0)
+        if value is not None and not fits:
+            shown = value if isinstance(value, (int, float)) else type(value).__name__
+            raise UserError(f"{FLAG}: {path} has {shown} for its {key}; expected {expected}")

@@ -22,6 +22,7 @@ from tats.checkpoints import (
     check_weights,
     load_weights,
     read_checkpoint,
+    without,
 )
 from tats.errors import UserError
 from tats.flags import clip_shape, with_defaults
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 ADAM_BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
+# Parts of a checkpoint the GPT does without: copies of the frozen VQGANs, and the masks of the
+# released files.
+NOT_THE_GPTS = ("first_stage_model.", "cond_stage_model.", "transformer.blocks.*.attn.mask")
 
 
 class Net2NetTransformer(pl.LightningModule):
@@ -268,7 +272,7 @@ class Net2NetTransformer(pl.LightningModule):
     def _start_from(self, path: str, ignore_keys: Sequence[str]) -> None:
         """Take the GPT's weights from a checkpoint, all but those named by ``ignore_keys``."""
         checkpoint = read_checkpoint(path, flag="ckpt_path", stage="transformer")
-        given = _gpt_weights(checkpoint.state_dict)
+        given = _gpt_weights(checkpoint.state_dict, source=path)
         ignored = tuple(key.removeprefix("transformer.") for key in ignore_keys)
         own = self.transformer.state_dict()
         given |= {k: v for k, v in own.items() if ignored and k.startswith(ignored)}
@@ -280,13 +284,10 @@ class Net2NetTransformer(pl.LightningModule):
         Raises:
             UserError: its weights do not fit the flags.
         """
-        own = self.state_dict()
-        state = {
-            f"transformer.{name}": tensor
-            for name, tensor in _gpt_weights(checkpoint["state_dict"]).items()
-        }
+        own, source = self.state_dict(), "--resume_from_checkpoint"
+        given = _gpt_weights(checkpoint["state_dict"], source=source)
+        state = {f"transformer.{name}": tensor for name, tensor in given.items()}
         state |= {k: v for k, v in own.items() if not k.startswith("transformer.")}
-        source = "--resume_from_checkpoint"
         checkpoint["state_dict"] = check_weights(state, own, source=source, model="transformer")
         check_optimizer_states(checkpoint, [self.configure_optimizers()])
 
@@ -334,14 +335,10 @@ def _make_conditioner(
     return ClassLabel(args.class_cond_dim)
 
 
-def _gpt_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The GPT's own weights in a transformer checkpoint, without the released files' masks."""
-    prefix = "transformer."
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix) and not name.endswith(".attn.mask")
-    }
+def _gpt_weights(state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """The GPT's own weights in a transformer checkpoint."""
+    kept = without(state, NOT_THE_GPTS, source=source)
+    return {name.removeprefix("transformer."): tensor for name, tensor in kept.items()}
 
 
 def load_transformer(
@@ -365,7 +362,7 @@ def load_transformer(
     stored = checkpoint.hyper_parameters
     settings = {key: stored[key] for key in keys if key in stored}
     args = with_defaults(checkpoint.args)
-    weights = _gpt_weights(checkpoint.state_dict)
+    weights = _gpt_weights(checkpoint.state_dict, source=f"--gpt_ckpt {gpt_ckpt}")
     _check_n_layer(args, weights, gpt_ckpt)
     sound = settings.get("cond_stage_key") == "stft"
     if not vqgan_ckpt and not args.vtokens:

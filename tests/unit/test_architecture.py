@@ -26,6 +26,8 @@ FLOORS = (
         "tats.pretrained",
         "tats.checkpoints",
         "tats.released",
+        "tats.safe_load",
+        "tats.resume",
         "tats.text",
         "tats.coinrun",
     ),
