@@ -36,8 +36,8 @@ RESOLUTION, N_FRAMES = 32, 16
 DATASET_NAME = "demo"
 N_SHORT, N_LONG, LONG_LATENT_FRAMES = 32, 4, 32
 # Both limits hold: steps on a fast machine, minutes on a slow one.
-VQGAN_STEPS, VQGAN_TIME = 2000, "00:00:03:50"
-GPT_STEPS, GPT_TIME = 1500, "00:00:01:50"
+VQGAN_STEPS, VQGAN_TIME = 2000, "00:00:04:20"
+GPT_STEPS, GPT_TIME = 1500, "00:00:01:30"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _mtime(path: Path) -> float:
 
 def data_step(out: Path) -> Step:
     """Make the clips: sixteen games as sixteen classes, or films where games cannot be had."""
-    flags = f"--out {out / 'data'} --size 64 --frames 48 --clips_per_class 24"
+    flags = f"--out {out / 'data'} --size {RESOLUTION} --frames 48 --clips_per_class 24"
     flags += " --test_clips_per_class 6"
     return Step("data", "scripts/make_demo_data.py", shlex.split(flags))
 
@@ -86,7 +86,7 @@ def vqgan_step(out: Path) -> Step:
     flags = f"""--data_path {out / "data"} --default_root_dir {out / "vqgan"}
         --resolution {RESOLUTION} --sequence_length {N_FRAMES} --downsample 4 4 4
         --n_hiddens 8 --embedding_dim 64 --n_codes 512 --norm_type batch --batch_size 4
-        --lr 8e-3 --discriminator_iter_start 100000 --disc_channels 4 --disc_layers 1
+        --lr 1.6e-2 --discriminator_iter_start 100000 --disc_channels 4 --disc_layers 1
         --num_workers 1 --max_steps {VQGAN_STEPS} --max_time {VQGAN_TIME}
         --val_check_interval 250 --limit_val_batches 4 --num_sanity_val_steps 0
         --log_every_n_steps 10 --single_forward"""
