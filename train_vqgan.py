@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from pytorch_lightning import seed_everything
@@ -20,6 +21,8 @@ from tats.models.lpips import load_lpips
 from tats.models.vqgan import VQGAN
 from tats.training import VQGAN_STAGE, build_trainer, fit, vqgan_learning_rate
 
+log = logging.getLogger(__name__)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Declare this script's flags."""
@@ -35,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train as the flags say; checkpoints and logs go below ``--default_root_dir``."""
     args = build_parser().parse_args(argv)
     check_vqgan_args(args)
+    if args.stft_data and args.image_channels != 1:
+        log.warning("--stft_data: spectrograms have one channel, so --image_channels is 1")
+        args.image_channels = 1
     trainer = build_trainer(args, VQGAN_STAGE)
     args.lr = vqgan_learning_rate(args)
 

@@ -219,12 +219,16 @@ def compare_with_reconstruction(vqgan: VQGAN, batch: Batch, n_clips: int) -> Ten
     Returns:
         uint8 (2n, T, H, W, 3) on the CPU: n clips, then their n reconstructions.
     """
-    video = batch["stft" if vqgan.args.stft_data else "video"][:n_clips]
+    is_sound = vqgan.args.stft_data
+    video = batch["stft" if is_sound else "video"][:n_clips]
     was_training = vqgan.training
     vqgan.eval()  # else batch norm would learn from being looked at
     reconstruction = vqgan.reconstruct(video)
     vqgan.train(was_training)
-    return _three_channels(to_uint8(torch.cat([video, reconstruction.to(video)]))).cpu()
+    shown = torch.cat([video, reconstruction.to(video)])
+    if is_sound:  # spectrograms fill [-1, 1]
+        shown = shown / 2
+    return _three_channels(to_uint8(shown)).cpu()
 
 
 def _three_channels(clips: Tensor) -> Tensor:

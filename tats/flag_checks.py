@@ -17,7 +17,7 @@ from tats.errors import UserError
 
 AXES = ("time", "height", "width")
 KNOWN_DATASETS = ("ucf101", "sky", "taichi", "mugen", "drum")
-STFT_CLIP_SHAPE = (16, 64, 16)  # (frames, frequencies, columns) of a spectrogram clip
+STFT_SIZE = (64, 16)  # frequencies and columns of a frame's spectrogram, as models see it
 MUGEN_ZOOM_LABELS = (18, 21, 22)
 LARGEST_SEED = 2**32 - 1  # what NumPy takes
 INTERPOLATION_STRIDE = 4  # key frames lie this many latent frames apart
@@ -89,6 +89,17 @@ def clip_shape(args: Namespace) -> tuple[int, int, int]:
     return (clip_frames(args), args.resolution, args.resolution)
 
 
+def vqgan_clip_shape(args: Namespace) -> tuple[int, int, int]:
+    """Give the (frames, height, width) of the clips a VQGAN trains on.
+
+    An STFT-VQGAN's clips are spectrograms, whose height is frequency; ``--stft_data`` alone does
+    not tell one, since published VQGANs of pictures were trained with it too.
+    """
+    if args.stft_data and args.image_channels == 1:
+        return (clip_frames(args), *STFT_SIZE)
+    return clip_shape(args)
+
+
 def check_data_args(args: Namespace) -> None:
     """Check the data flags.
 
@@ -115,6 +126,11 @@ def check_data_args(args: Namespace) -> None:
         not (args.vtokens and (args.image_folder or args.stft_data or args.text_cond)),
         "--vtokens got --image_folder, --stft_data or --text_cond beside it; expected none of"
         " them: codes are read from an HDF5 file alone",
+    )
+    _require(
+        not args.stft_data or args.sample_every_n_frames == 1,
+        f"--sample_every_n_frames got {args.sample_every_n_frames} with --stft_data; expected 1:"
+        " every frame has its own piece of the sound",
     )
     if not uses_mugen(args):
         _check_no_mugen_flags(args)
@@ -155,7 +171,8 @@ def check_vqgan_args(args: Namespace) -> None:
     _at_least(args, 0, "l1_weight", "restart_thres", *weights)
     _check_run(args, "lr")
     _check_group_norm(args)
-    check_clip(STFT_CLIP_SHAPE if args.stft_data else clip_shape(args), args.downsample)
+    clip = (clip_frames(args), *STFT_SIZE) if args.stft_data else clip_shape(args)
+    check_clip(clip, args.downsample)
     if uses_mugen(args):
         _check_mugen_channels(args)
 

@@ -26,6 +26,7 @@ from tats.flag_checks import (
     clip_frames,
     clip_shape,
     uses_mugen,
+    vqgan_clip_shape,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "new_parser",
     "passthrough_trainer_settings",
     "uses_mugen",
+    "vqgan_clip_shape",
     "with_defaults",
 ]
 

@@ -4,6 +4,7 @@ from tats.data.clips import ClipDataset, ClipKey, ClipSampler, LabelledClips
 from tats.data.datamodule import VideoData
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
+from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "HDF5TextDataset",
     "HDF5TokenDataset",
     "LabelledClips",
+    "StftDataset",
     "VideoData",
     "VideoDataset",
 ]

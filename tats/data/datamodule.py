@@ -19,6 +19,7 @@ from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
 from tats.data.coinrun_clips import coinrun_dataset
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
+from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.errors import UserError
 from tats.flags import check_data_args, uses_mugen, with_defaults
@@ -158,7 +159,11 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
     if uses_mugen(args):
         _refuse(args, root, "vtokens", "stft_data", "image_folder")
         return coinrun_dataset(args, train=train)
-    _refuse(args, root, "vtokens", "stft_data", "text_cond")
+    _refuse(args, root, "vtokens", "text_cond")
+    if args.stft_data:
+        _refuse(args, root, "image_folder")
+        common.pop("sample_every_n_frames")  # the flags' checks allow 1 alone
+        return StftDataset(root=root, show_progress=_is_rank_zero(), **common)
     _check_colour(args)
     if args.image_folder:
         return FrameDataset(root=root, **common)

@@ -318,6 +318,7 @@ def _make_conditioner(
     """Choose the conditioner; "text" and "stft" win over ``--unconditional``."""
     if cond_stage_key == "stft":
         assert stft_vqgan is not None
+        _check_stft_vqgan(args, stft_vqgan)
         return Sound(stft_vqgan)
     if cond_stage_key == "text":
         return Text(args.text_seq_len)
@@ -333,6 +334,15 @@ def _make_conditioner(
             "folders, or pass --unconditional"
         )
     return ClassLabel(args.class_cond_dim)
+
+
+def _check_stft_vqgan(args: Namespace, vqgan: VQGAN) -> None:
+    flag = f"--stft_vqvae {args.stft_vqvae}"
+    if vqgan.args.image_channels != 1:
+        raise UserError(
+            f"{flag} is a VQGAN of {vqgan.args.image_channels} channels; expected an STFT-VQGAN,"
+            " trained with --stft_data, which has 1"
+        )
 
 
 def _gpt_weights(state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from tats.checkpoints import (
     read_checkpoint,
 )
 from tats.errors import UserError
-from tats.flags import clip_shape, with_defaults
+from tats.flags import vqgan_clip_shape, with_defaults
 from tats.models.autoencoder import Decoder, Encoder, SamePadConv3d
 from tats.models.codebook import Codebook, Quantized
 from tats.models.discriminator import (
@@ -113,7 +113,7 @@ class VQGAN(pl.LightningModule):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of one training clip."""
-        clip = zip(clip_shape(self.args), self.downsample, strict=True)
+        clip = zip(vqgan_clip_shape(self.args), self.downsample, strict=True)
         t, h, w = (size // factor for size, factor in clip)
         return t, h, w
 
