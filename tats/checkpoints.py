@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from tats.errors import UserError
 from tats.released import closest_names, released_file
-from tats.safe_load import first_line, read_content
+from tats.safe_load import read_content
+from tats.weight_files import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Checkpoint:
         return {k[len(prefix) :]: v for k, v in self.state_dict.items() if k.startswith(prefix)}
 
 
-def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, flag: str, stage: str | None) -> Checkpoint:
     """Read a checkpoint file safely, on the CPU.
 
     Weights are mapped from the file and read when they are used, so a file's optimiser states
@@ -97,7 +98,7 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
         path: a Lightning ``.ckpt`` (torch zip or legacy pickle), a slim ``.safetensors``, or a
             name from the table of released files, fetched if it is not at hand.
         flag: the flag or argument the path came from, for messages.
-        stage: the model it must hold, "vqgan" or "transformer".
+        stage: the model it must hold, "vqgan" or "transformer"; None for either.
 
     Raises:
         UserError: the file is missing, broken, hostile, or holds another model.
@@ -115,9 +116,10 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str) -> Checkpoint:
         state_dict=content["state_dict"],
         hyper_parameters=hyper_parameters if isinstance(hyper_parameters, dict) else {},
     )
-    if checkpoint.stage != stage:
+    if checkpoint.stage == "unknown" or stage not in (checkpoint.stage, None):
         raise UserError(
-            f"{flag}: {path} holds a {checkpoint.stage} model; expected a {stage} checkpoint"
+            f"{flag}: {path} holds a {checkpoint.stage} model; expected a "
+            f"{stage or 'vqgan or transformer'} checkpoint"
         )
     _check_settings(checkpoint, flag)
     return checkpoint
@@ -163,11 +165,11 @@ def building_from_settings(path: Path, flag: str) -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{flag}: the settings in {path}: {error}") from error
     except Exception as error:  # settings from a file can be wrong in any way
         raise UserError(
-            f"{flag}: the settings in {path} describe no model ({first_line(error)}); expected "
+            f"{flag}: the settings in {path} describe no model ({reason_of(error)}); expected "
             "those of train_vqgan.py or train_transformer.py"
         ) from error
 
@@ -243,11 +245,42 @@ def check_weights(
         )
     for name, tensor in given.items():
         _check_weight(tensor, wanted[name], f"{source}: {name}")
-    _check_own_values(given, source)
+    check_values(given, source=source)
+    return {name: tensor.to(wanted[name].dtype) for name, tensor in given.items()}
+
+
+def check_values(given: Mapping[str, Any], *, source: str) -> None:
+    """Hold weights to plain finite numbers, each stored once.
+
+    A file of a few bytes could otherwise ask for any amount of work and memory.
+
+    Raises:
+        UserError: a weight is none, claims more values than are stored, shares them with another,
+            or holds a value that is not finite.
+    """
+    extents = []
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"{source}: {name[:120]} is a {_shape(tensor)}; expected numbers")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            kind = f"{tensor.dtype} of {tensor.layout}"
+            raise UserError(f"{source}: {name[:120]} got a {kind}; expected plain numbers")
+        n_bytes, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
+        if n_bytes > storage.nbytes() - tensor.storage_offset() * tensor.element_size():
+            raise UserError(
+                f"{source}: {name[:120]} holds fewer values than its shape {tuple(tensor.shape)} "
+                "says; expected one for each place"
+            )
+        if n_bytes:
+            extents.append((tensor.data_ptr(), tensor.data_ptr() + n_bytes, name))
+    for (_, end, name), (start, _, other) in pairwise(sorted(extents)):
+        if start < end:
+            raise UserError(
+                f"{source}: {name} and {other} share their values; expected values of their own"
+            )
     for name, tensor in given.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{source}: {name} holds NaN or infinite values; expected finite ones")
-    return {name: tensor.to(wanted[name].dtype) for name, tensor in given.items()}
 
 
 def _shown(names: Iterable[str], state: Mapping[str, Any]) -> list[str]:
@@ -263,34 +296,8 @@ def _shape(value: Any) -> tuple[int, ...] | str:
 def _check_weight(given: Any, wanted: Tensor, name: str) -> None:
     if not isinstance(given, Tensor) or given.shape != wanted.shape:
         raise UserError(f"{name} got {_shape(given)}; expected shape {tuple(wanted.shape)}")
-    if given.layout != torch.strided or given.is_quantized or given.is_complex():
-        raise UserError(f"{name} got a {given.dtype} of {given.layout}; expected plain numbers")
     if given.is_floating_point() != wanted.is_floating_point():
         raise UserError(f"{name} got {given.dtype}; expected {wanted.dtype}")
-
-
-def _check_own_values(given: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that claim more values than are stored, alone or by sharing them.
-
-    A file of a few bytes could otherwise ask for any amount of work and memory.
-    """
-    extents = []
-    for name, tensor in given.items():
-        n_bytes, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
-        start = tensor.data_ptr()
-        if n_bytes > storage.nbytes() - tensor.storage_offset() * tensor.element_size():
-            raise UserError(
-                f"{source}: {name} holds fewer values than its shape {tuple(tensor.shape)} says; "
-                "expected one for each place"
-            )
-        if n_bytes:
-            extents.append((start, start + n_bytes, name))
-    extents.sort()
-    for (_, end, name), (start, _, other) in pairwise(extents):
-        if start < end:
-            raise UserError(
-                f"{source}: {name} and {other} share their values; expected values of their own"
-            )
 
 
 def check_optimizer_states(

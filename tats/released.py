@@ -134,12 +134,12 @@ def released_path(name: str) -> Path:
     return cache_dir() / "checkpoints" / f"{name}.ckpt"
 
 
-def released_file(name: str, *, stage: str) -> Path | None:
+def released_file(name: str, *, stage: str | None) -> Path | None:
     """Find a released checkpoint by its name, fetching it if it is not at hand.
 
     Args:
         name: of a released checkpoint, however written; anything else is a path.
-        stage: the model it must hold.
+        stage: the model it must hold; None for either.
 
     Returns:
         The file's path, or None where ``name`` is not a released one.
@@ -150,7 +150,7 @@ def released_file(name: str, *, stage: str) -> Path | None:
     key = None if Path(name).is_file() else released_name(name)
     if key is None:
         return None
-    if RELEASED[key].stage != stage:
+    if stage not in (RELEASED[key].stage, None):
         fitting = ", ".join(other for other, file in RELEASED.items() if file.stage == stage)
         raise UserError(f"got {name}, a released {RELEASED[key].stage}; expected one of {fitting}")
     path = released_path(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tats.errors import UserError
+from tats.weight_files import reason_of
 
 SLIM_SUFFIX = ".safetensors"
 # Above this a checkpoint's structure (names, settings, no weights) is not one of ours: a model of
@@ -59,14 +61,15 @@ def _read(path: Path, flag: str, mapped: bool) -> dict[str, Any]:
     if is_zip:
         _check_zip(path, flag)
     try:
-        with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
+        with torch.serialization.safe_globals(_ALLOWED_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on how to read the file without protection
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=mapped and is_zip
             )
     except Exception as error:  # a hostile file can break its reader anywhere, in any way
         raise UserError(
             f"{flag}: {path} is broken or not a checkpoint we can read safely "
-            f"({first_line(error)}); expected a complete .ckpt of tensors and plain settings"
+            f"({reason_of(error)}); expected a complete .ckpt of tensors and plain settings"
         ) from error
     if not isinstance(content, dict):
         raise UserError(
@@ -115,16 +118,11 @@ def _read_slim(path: Path, flag: str) -> dict[str, Any]:
         ) from error
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(
-            f"{flag}: {settings} is broken ({first_line(error)}); expected settings in JSON"
+            f"{flag}: {settings} is broken ({reason_of(error)}); expected settings in JSON"
         ) from error
     try:
         return {"state_dict": load_file(path), "hyper_parameters": hyper_parameters}
     except (SafetensorError, ValueError, OSError, RuntimeError, TypeError) as error:
         raise UserError(
-            f"{flag}: {path} is broken ({first_line(error)}); expected a slim checkpoint"
+            f"{flag}: {path} is broken ({reason_of(error)}); expected a slim checkpoint"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__

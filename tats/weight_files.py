@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -44,17 +43,34 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             tree = torch.load(file, map_location="cpu", weights_only=True)
         else:
             tree = restricted_unpickle(file)
+    except UserError:
+        raise
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except (
-        *(pickle.UnpicklingError, zipfile.BadZipFile, safetensors.SafetensorError),
-        *(RuntimeError, ValueError, KeyError, EOFError, TypeError, AttributeError),
-    ) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).split("\n", 1)[0][:200]
-        raise UserError(f"{file}: got no readable weight file ({reason})") from None
+        reason = error.strerror or error
+        raise UserError(f"{file}: cannot be read ({reason}); expected a weight file") from None
+    except Exception as error:  # a hostile file can break its reader anywhere, in any way
+        raise UserError(
+            f"{file}: got no readable weight file ({reason_of(error)}); expected named tensors in "
+            "a safetensors, torch or npz file, or a pickle of numpy arrays"
+        ) from None
     return _flatten(file, tree)
+
+
+def reason_of(error: BaseException) -> str:
+    """Say in one line why reading a file failed.
+
+    torch's own message advises to read the file without protection; only its finding is kept.
+
+    Args:
+        error: what a reader raised.
+    """
+    text = str(error).strip()
+    finding = re.search(r"[Uu]nsupported (?:[a-z ]+: )?(?:GLOBAL \S+|[a-z ]+\d+)", text)
+    if finding:
+        return finding.group().removesuffix(".")
+    if "weights_only" in text:
+        return "it holds more than tensors and plain containers, or is damaged"
+    return text.split("\n")[0][:200] or type(error).__name__
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
@@ -119,7 +135,8 @@ def file_sha256(file: str | Path) -> str:
             while block := stream.read(2**20):
                 digest.update(block)
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
+        reason = error.strerror or error
+        raise UserError(f"{file}: cannot be read ({reason}); expected a weight file") from None
     return digest.hexdigest()
 
 
