@@ -24,8 +24,6 @@ setup(
         "tqdm>=4.66",
         "numpy>=1.26",
         "pillow>=10.2",
-        "scipy>=1.11",
-        "scikit-learn>=1.3",
         "regex>=2023.6",
         "ftfy>=6.1",
         "tensorboard>=2.15",
@@ -34,9 +32,7 @@ setup(
     ],
     extras_require={
         "ffmpeg": ["imageio-ffmpeg>=0.5"],
-        "download": ["huggingface-hub>=0.24", "gdown>=5.2"],
-        "int8": ["torchao>=0.8"],
-        "wandb": ["wandb>=0.16"],
+        "download": ["gdown>=5.2"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
