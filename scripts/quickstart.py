@@ -38,7 +38,7 @@ DATASET_NAME = "demo"
 GAMES = "bigfish caveflyer climber coinrun fruitbot maze ninja starpilot"
 N_SHORT, N_LONG, LONG_LATENT_FRAMES = 32, 4, 32
 # Both limits hold: steps on a fast machine, minutes on a slow one.
-VQGAN_STEPS, VQGAN_TIME = 2000, "00:00:04:20"
+VQGAN_STEPS, VQGAN_TIME = 2000, "00:00:05:00"
 GPT_STEPS, GPT_TIME = 1500, "00:00:01:30"
 
 
