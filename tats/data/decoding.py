@@ -54,6 +54,28 @@ def frame_times(path: str | Path) -> np.ndarray:
     return np.array(times, dtype=np.int64)
 
 
+def frame_rate(path: str | Path) -> float:
+    """Tell a video's average frames a second.
+
+    Args:
+        path: a video file.
+
+    Raises:
+        DecodeError: the file is no video, or does not say.
+    """
+    if av is None:
+        raise UserError("reading a video's frame rate needs PyAV; pip install av")
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate
+    except (av.error.FFmpegError, IndexError, ValueError) as error:
+        raise DecodeError(f"{path}: {error}") from error
+    if not rate:
+        raise DecodeError(f"{path}: no frame rate")
+    return float(rate)
+
+
 def read_frames(
     path: str | Path, times: np.ndarray, start: int, n_frames: int, every: int = 1
 ) -> np.ndarray:

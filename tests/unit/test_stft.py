@@ -15,6 +15,7 @@ from tats.data.decoding import DecodeError
 from tats.data.sound import SAMPLE_RATE, cut_sound, read_sound, spectrogram
 from tats.data.stft import read_stft, stft_clip
 from tats.errors import UserError
+from tats.video_io import write_video
 from tests.small_data import data_args
 from tests.small_sound import (
     drum_paths,
@@ -239,12 +240,18 @@ def test_sound_survives_a_file_with_its_time_and_pitch(tmp_path):
     silence = np.zeros(735 * 8, np.float32)
     samples = np.concatenate([silence, tone(1000.0, 8).samples, silence])
     video = np.zeros((24, 16, 16, 3), np.uint8)
-    from tats.video_io import write_video
-
     write_video(tmp_path / "a.mp4", video, 30, (samples, SAMPLE_RATE))
     read = read_sound(tmp_path / "a.mp4").samples
     loud = np.abs(read[: 24 * 735]).reshape(24, 735).max(axis=1) > 0.2
     assert loud.tolist() == [False] * 8 + [True] * 8 + [False] * 8
+
+
+def test_sound_of_any_rate_can_be_written(tmp_path):
+    rate = 30720  # which no codec takes
+    samples = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate).astype(np.float32)
+    write_video(tmp_path / "a.mp4", np.zeros((30, 16, 16, 3), np.uint8), 30, (samples, rate))
+    read = read_sound(tmp_path / "a.mp4").samples[:SAMPLE_RATE]
+    assert abs(int(np.abs(np.fft.rfft(read)).argmax()) - 1000) <= 1
 
 
 def test_a_spectrogram_shows_the_tone_at_its_frequency_and_level():
