@@ -53,6 +53,10 @@ _TEXTS = ("norm_type", "padding_type", "data_path", "first_stage_key", "cond_sta
 # What a transformer's file holds beside ``args``.
 _KEY_DEFAULTS = {"first_stage_key": "video", "cond_stage_key": "label", "pkeep": 1, "sos_token": 0}
 _LARGEST = 2**31 - 1
+_NUMBERS = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 
 
 @dataclass(frozen=True)
@@ -262,7 +266,7 @@ def check_values(given: Mapping[str, Any], *, source: str) -> None:
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"{source}: {name[:120]} is a {_shape(tensor)}; expected numbers")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        if tensor.layout != torch.strided or tensor.dtype not in _NUMBERS:
             kind = f"{tensor.dtype} of {tensor.layout}"
             raise UserError(f"{source}: {name[:120]} got a {kind}; expected plain numbers")
         n_bytes, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
@@ -279,8 +283,13 @@ def check_values(given: Mapping[str, Any], *, source: str) -> None:
                 f"{source}: {name} and {other} share their values; expected values of their own"
             )
     for name, tensor in given.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise UserError(f"{source}: {name} holds NaN or infinite values; expected finite ones")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite; needs no memory of the tensor's size."""
+    return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 def _shown(names: Iterable[str], state: Mapping[str, Any]) -> list[str]:
@@ -330,7 +339,7 @@ def _fits(state: Any, optimizer: torch.optim.Optimizer) -> bool:
             for moment in ("exp_avg", "exp_avg_sq"):
                 value = state["state"].get(index, {}).get(moment)
                 if value is not None and (
-                    value.shape != parameter.shape or not bool(torch.isfinite(value).all())
+                    value.shape != parameter.shape or not _is_finite(value)
                 ):
                     return False
     except (TypeError, KeyError, AttributeError):  # not the structure of any optimiser's state

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ADAM_BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
+COMPARED_VALUES = 2**16
 # Parts of a checkpoint the GPT does without: copies of the frozen VQGANs, and the masks of the
 # released files.
 NOT_THE_GPTS = ("first_stage_model.", "cond_stage_model.", "transformer.blocks.*.attn.mask")
@@ -418,6 +419,13 @@ def _warn_if_other(
     if vqgan is None:
         return
     own = vqgan.state_dict()
-    same = {k: v for k, v in stored.items() if not k.startswith(TRAINING_PREFIXES)}
-    if any(k not in own or not torch.equal(own[k], v) for k, v in same.items()):
+    # Training moves every bias and count, so the small tensors tell; the large stay unread.
+    same = {
+        name: tensor
+        for name, tensor in stored.items()
+        if not name.startswith(TRAINING_PREFIXES)
+        and isinstance(tensor, Tensor)
+        and tensor.numel() <= COMPARED_VALUES
+    }
+    if any(k not in own or not torch.equal(own[k], v.to(own[k].dtype)) for k, v in same.items()):
         log.warning("%s holds another %s than the one given; using the one given", gpt_ckpt, name)
