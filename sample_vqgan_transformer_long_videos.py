@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from tats.errors import one_line_errors
 from tats.flags import add_long_sampling_flags, check_sampling_args, new_parser
 from tats.models.transformer import load_transformer
-from tats.sampling.outputs import command_line, output_folder
-from tats.sampling.videos import long_sampler, place_model, write_samples
+from tats.sampling.outputs import command_line, output_folder, write_samples
+from tats.sampling.samplers import long_sampler, place_model
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,8 +32,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
         model = place_model(model, args.device, args.precision)
         sampler = long_sampler(args, model, args.sample_resolution if asked_for else None)
-        result = write_samples(sampler, args, folder, argv=argv, save_frames=True)
-    print(json.dumps(result))
+        result = write_samples(
+            sampler,
+            args,
+            folder,
+            argv=argv,
+            checkpoints=[args.gpt_ckpt, args.vqgan_ckpt],
+            save_frames=True,
+        )
+    if result is not None:
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from tats.flags import (
 )
 from tats.models.transformer import load_transformer
 from tats.sampling.fvd import fvd_meter
-from tats.sampling.outputs import command_line, output_folder
-from tats.sampling.videos import place_model, short_sampler, write_samples
+from tats.sampling.outputs import command_line, output_folder, write_samples
+from tats.sampling.ranks import rank
+from tats.sampling.samplers import place_model, short_sampler
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,10 +37,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
         sampler = short_sampler(args, place_model(model, args.device, args.precision))
         meter = None
-        if args.compute_fvd:
-            meter = fvd_meter(args, n_frames=sampler.clip_shape[0], device=model.device)
-        result = write_samples(sampler, args, folder, argv=command_line(argv), meter=meter)
-    print(json.dumps(result))
+        if args.compute_fvd and rank() == 0:
+            meter = fvd_meter(args, n_frames=sampler.clip_shape[0], device=sampler.device)
+        result = write_samples(
+            sampler,
+            args,
+            folder,
+            argv=command_line(argv),
+            checkpoints=[args.gpt_ckpt, args.vqgan_ckpt],
+            meter=meter,
+        )
+    if result is not None:
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -328,7 +328,9 @@ def check_sampling_args(args: Namespace) -> None:
             f"--{name} is missing; expected a trained checkpoint",
         )
     given = vars(args)
-    _at_least(args, 1, *(name for name in ("n_sample", "batch_size") if name in given))
+    counts = [name for name in ("n_sample", "batch_size") if name in given]
+    _at_least(args, 1, *(name for name in counts if given[name] != "auto"))
+    _at_least(args, 0, *(name for name in ("prime_frames",) if name in given))
     _at_least(args, 0, *(name for name in ("top_k", "top_k_init", "run") if name in given))
     _probability(args, *(name for name in ("top_p", "top_p_init") if name in given))
     _check_dataset_name(args)

@@ -63,6 +63,7 @@ Interpolation = Literal["released", "trained"]
 Norm = Literal["group", "batch"]
 Padding = Literal["replicate", "constant", "reflect", "circular"]
 SamplingPrecision = Literal["32", "bf16", "16"]
+WeightFormat = Literal["full", "int8"]
 
 # --- the types a flag can have, besides int, float and str ------------------------------------
 
@@ -85,6 +86,16 @@ def count_or_fraction(text: str) -> int | float:
         raise argparse.ArgumentTypeError(
             f"got {text!r}; expected a count like 10 or a fraction like 0.5"
         ) from None
+
+
+def count_or_auto(text: str) -> int | str:
+    """Read a count, or ``auto``."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a count or auto") from None
 
 
 def count_or_switch(text: str) -> int | bool:
@@ -280,7 +291,13 @@ TRAINER_FLAGS = (
 COMMON_SAMPLING_FLAGS = (  # ours
     Flag("seed",      int, 0,      "",     "seed of the first sample; sample i uses seed + i"),
     Flag("precision", str, "32",   "",     "number format of the transformer and the decoder", SamplingPrecision),
+    Flag("weights",   str, "full", "",     "full = in --precision; int8 = in 8 bits: half the time on a CPU, slightly other samples", WeightFormat),
     Flag("device",    str, "auto", "",     "device to sample on, such as cpu or cuda:0; auto = the GPU where there is one"),
+)
+
+PRIME_FLAGS = (  # ours
+    Flag("prime",        str, None, "path",   "continue a real clip: a video, a folder of its frames, or .npy of uint8 (T, H, W, 3)"),
+    Flag("prime_frames", int, 0,    "frames", "frames of --prime to keep; 0 = what there is, up to half the video"),
 )
 
 CHECKPOINT_FLAGS = (
@@ -303,6 +320,7 @@ SHORT_SAMPLING_FLAGS = (
     Flag("class_cond",  switch, False,            "",      "sample every class equally often"),
     Flag("save_videos", switch, False,            "",      "write the clips as videos too"),
     Flag("compute_fvd", switch, False,            "",      "compare the clips with those of --data_path"),
+    *PRIME_FLAGS,
     *COMMON_SAMPLING_FLAGS,
 )
 
@@ -316,13 +334,14 @@ SLIDING_FLAGS = (
 
 LONG_SAMPLING_FLAGS = (
     *CHECKPOINT_FLAGS,
-    Flag("batch_size",    int, 10,          "clips",  "clips sampled together"),
+    Flag("batch_size",    count_or_auto, 10, "clips", "clips sampled together; auto = what fits the memory"),
     Flag("save",          str, "./results", "path",   "folder of the results"),
     *FILTER_FLAGS,
     Flag("n_sample",      int, 100,         "clips",  "clips to sample"),
     Flag("sample_length", int, 256,         "latent frames", "length of a clip"),
     Flag("dataset",       str, "ucf101",    "",       "ucf101, sky, taichi, mugen, drum, or a name of your own"),
     *SLIDING_FLAGS,
+    *PRIME_FLAGS,
     *COMMON_SAMPLING_FLAGS,
 )
 
@@ -330,7 +349,7 @@ HIERARCHICAL_SAMPLING_FLAGS = (
     Flag("ckpt1",         str,   None,        "path",   "trained autoregressive transformer checkpoint"),
     Flag("ckpt2",         str,   None,        "path",   "trained interpolation transformer checkpoint", alias="CKPT2"),
     Flag("vqgan",         str,   None,        "path",   "trained VQGAN checkpoint"),
-    Flag("batch_size",    int,   12,          "clips",  "clips sampled together"),
+    Flag("batch_size",    count_or_auto, 12,  "clips",  "clips sampled together; auto = what fits the memory"),
     Flag("save",          str,   "./results", "path",   "folder of the results"),
     Flag("top_k_init",    int,   2048,        "tokens", "--top_k of the first window"),
     Flag("top_p_init",    float, 0.8,         "(0, 1]", "--top_p of the first window"),
@@ -339,9 +358,15 @@ HIERARCHICAL_SAMPLING_FLAGS = (
     Flag("n_sample",      int,   2048,        "clips",  "clips to sample"),
     Flag("sample_length", int,   64,          "latent frames", "length of a clip, a multiple of 4"),
     Flag("dataset",       str,   "taichi",    "",       "taichi, sky, or a name of your own"),
-    Flag("compute_fvd",   switch, False,      "",       "compare the clips with real ones"),
-    Flag("interpolation", str,   "released",  "",       "feed the next key frame as the published sampler or as training does", Interpolation),
+    Flag("compute_fvd",   switch, False,      "",       "compare the clips with those of --data_path"),
     *SLIDING_FLAGS,
+    # ours
+    Flag("interpolation", str,   "released",  "",       "feed the next key frame as the published sampler or as training does", Interpolation),
+    Flag("data_path",     str,   None,        "path",   "dataset of the real clips"),
+    Flag("image_folder",  switch, False,      "",       "the dataset holds folders of frames instead of videos"),
+    Flag("sample_every_n_frames", int, 1,     "frames", "keep every n-th frame of a real clip"),
+    Flag("num_workers",   int,   8,           "processes", "processes that read real clips"),
+    *PRIME_FLAGS,
     *COMMON_SAMPLING_FLAGS,
 )
 
@@ -415,8 +440,11 @@ def add_transformer_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_short_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the short sampler's own flags; it takes the data flags too."""
+    """Declare the short sampler's own flags; it takes the data flags too, declared before."""
     _add(parser, "sampling", SHORT_SAMPLING_FLAGS)
+    for action in parser._actions:
+        if action.dest == "batch_size":
+            action.type = count_or_auto
 
 
 def add_long_sampling_flags(parser: argparse.ArgumentParser) -> None:

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tats.models.gpt import GPT, KVCache, training_mask
-from tats.sampling.filters import TokenFilter, draw
+from tats.sampling.filters import TokenFilter, draw_token
+from tats.sampling.prepared import PreparedGPT
 from tats.sampling.windows import Window, check_schedule
 
 Interpolation = Literal["released", "trained"]
+Model = GPT | PreparedGPT
 KEEP_ALL_TOKENS = TokenFilter()
 
 
@@ -47,7 +49,7 @@ class SlotPlan(NamedTuple):
 
 @torch.no_grad()
 def decode(
-    gpt: GPT,
+    gpt: Model,
     canvas: Tensor,
     condition: Tensor,
     schedule: Sequence[Window],
@@ -56,6 +58,7 @@ def decode(
     seeds: Sequence[int] | None = None,
     interpolation: Interpolation = "released",
     valid_tokens: tuple[int, int] | None = None,
+    complete: bool = True,
 ) -> Tensor:
     """Generate every unknown token of a canvas.
 
@@ -63,7 +66,7 @@ def decode(
     beside it. A token that is already known is kept, so a canvas can be primed or continued.
 
     Args:
-        gpt: the model.
+        gpt: the model; a ``PreparedGPT`` is faster.
         canvas: int64 (B, N) tokens of the GPT's vocabulary; -1 where unknown, at the same places
             in all samples.
         condition: int64 (B, L), L >= 1.
@@ -73,9 +76,10 @@ def decode(
         interpolation: how the future tokens of a window are shown to the model. ``trained``: where
             and how training shows them. ``released``: as the published sampler does.
         valid_tokens: half-open range of tokens that may be drawn; None for the whole vocabulary.
+        complete: whether the schedule must write every unknown token; if not, the others stay -1.
 
     Returns:
-        A new canvas (B, N) without -1, on the device of ``canvas``.
+        A new canvas (B, N), on the device of ``canvas``.
 
     Raises:
         ValueError: shapes, tokens, seeds or schedule do not fit the model or each other.
@@ -92,6 +96,7 @@ def decode(
         known=known,
         n_condition_tokens=n_condition,
         block_size=gpt.block_size,
+        complete=complete,
     )
     _check_model(gpt, schedule, n_condition, interpolation)
     todo = [window for window in schedule if not known.issuperset(window.write)]
@@ -112,14 +117,16 @@ def decode(
     return writer.tokens.to(canvas.device)
 
 
-def prefill(gpt: GPT, tokens: Tensor, plan: SlotPlan, cache: KVCache) -> Tensor:
+def prefill(gpt: Model, tokens: Tensor, plan: SlotPlan, cache: KVCache) -> Tensor:
     """Empty the cache and read a window's first tokens (B, S); hidden states (B, S, D)."""
     cache.reset()
     n_slots = tokens.shape[1]
     return gpt.forward_cached(tokens, plan.positions[:n_slots], cache, **plan.inputs(0, n_slots))
 
 
-def decode_one_token(gpt: GPT, token: Tensor, slot: int, plan: SlotPlan, cache: KVCache) -> Tensor:
+def decode_one_token(
+    gpt: Model, token: Tensor, slot: int, plan: SlotPlan, cache: KVCache
+) -> Tensor:
     """Read one token a sample (B,) into the next slot; its hidden state (B, D)."""
     positions = plan.positions[slot : slot + 1]
     inputs = plan.inputs(slot, slot + 1)
@@ -130,7 +137,7 @@ def decode_one_token(gpt: GPT, token: Tensor, slot: int, plan: SlotPlan, cache: 
 class _WindowWriter:
     """Everything that stays the same from window to window."""
 
-    gpt: GPT
+    gpt: Model
     tokens: Tensor  # (B, N) the canvas, filled in place
     condition: Tensor  # (B, L)
     known: frozenset[int]
@@ -158,14 +165,11 @@ class _WindowWriter:
 
     def _next_token(self, hidden: Tensor, index: int) -> Tensor:
         logits = F.linear(hidden, self.head)  # (B, V')
-        if self.token_filter.greedy:
-            return logits.argmax(dim=1) + self.lowest_token
-        ordered = self.token_filter.sort(logits)
-        return draw(ordered, self.uniforms[:, index]) + self.lowest_token
+        return draw_token(self.token_filter, logits, self.uniforms[:, index]) + self.lowest_token
 
 
 def plan_slots(
-    gpt: GPT, window: Window, n_condition: int, interpolation: Interpolation
+    gpt: Model, window: Window, n_condition: int, interpolation: Interpolation
 ) -> SlotPlan:
     """Lay a window out over cache slots, positions and mask.
 
@@ -211,7 +215,7 @@ def plan_slots(
     )
 
 
-def _video_positions(gpt: GPT, window: Window) -> Tensor | None:
+def _video_positions(gpt: Model, window: Window) -> Tensor | None:
     """Place in the grid of the token each slot predicts, in time from the window's start."""
     if gpt.vtokens_grid is None:
         return None
@@ -241,7 +245,7 @@ def _known_indices(canvas: Tensor) -> frozenset[int]:
     return frozenset(known[0].nonzero()[:, 0].tolist())
 
 
-def _check_tokens(gpt: GPT, canvas: Tensor, condition: Tensor, lowest: int, highest: int) -> None:
+def _check_tokens(gpt: Model, canvas: Tensor, condition: Tensor, lowest: int, highest: int) -> None:
     for name, tokens, least in (("canvas", canvas, -1), ("condition", condition, 0)):
         if tokens.dtype != torch.int64 or tokens.ndim != 2 or 0 in tokens.shape:
             raise ValueError(
@@ -263,7 +267,7 @@ def _check_tokens(gpt: GPT, canvas: Tensor, condition: Tensor, lowest: int, high
 
 
 def _check_model(
-    gpt: GPT, schedule: Sequence[Window], n_condition: int, interpolation: Interpolation
+    gpt: Model, schedule: Sequence[Window], n_condition: int, interpolation: Interpolation
 ) -> None:
     if interpolation not in ("released", "trained"):
         raise ValueError(f"interpolation got {interpolation!r}; expected 'released' or 'trained'")

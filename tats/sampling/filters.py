@@ -86,6 +86,59 @@ class TokenFilter:
         return SortedLogits(values, tokens)
 
 
+def draw_token(token_filter: TokenFilter, logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one token a sample from its filtered distribution.
+
+    With top-k on, only the k likeliest logits are sorted. The tokens that tie with the k-th, of
+    which there may be more than fit, stand behind the others as one entry with one weight each.
+
+    Args:
+        token_filter: what may be drawn, and how likely.
+        logits: (B, V), any floating type.
+        uniforms: float32 (B,) in [0, 1): the random number that decides.
+
+    Returns:
+        Tokens, int64 (B,).
+    """
+    if token_filter.greedy:
+        return logits.argmax(dim=1)
+    if not 0 < token_filter.top_k < logits.shape[1]:
+        return draw(token_filter.sort(logits), uniforms)
+    logits = logits.float() / token_filter.temperature
+    values, tokens = _top_sorted(logits, token_filter.top_k)  # (B, k)
+    ties = logits == values[:, -1:]  # (B, V), in the order of their tokens
+    n_ties = ties.sum(dim=1, keepdim=True)
+    weights = (values - values[:, :1]).exp()
+    tie_weight = weights[:, -1:]
+    weights = weights.masked_fill(values == values[:, -1:], 0.0)
+    cumulative = weights.cumsum(dim=1)
+    if token_filter.top_p < 1.0:
+        limit = token_filter.top_p * (cumulative[:, -1:] + n_ties * tie_weight)
+        before = cumulative - weights
+        before[:, 0] = 0.0
+        weights = weights.masked_fill(before > limit, 0.0)
+        n_inside = ((limit - cumulative[:, -1:]) / tie_weight).floor() + 1
+        # The likeliest always stays, also when it is one of the ties.
+        least_ties = (weights[:, :1] == 0).long()
+        n_ties = n_inside.clamp(min=0).long().minimum(n_ties).maximum(least_ties)
+        cumulative = weights.cumsum(dim=1)
+    target = uniforms[:, None] * (cumulative[:, -1:] + n_ties * tie_weight)
+    last_kept = ((weights > 0).sum(dim=1, keepdim=True) - 1).clamp(min=0)
+    place = torch.searchsorted(cumulative, target, right=True).minimum(last_kept)
+    into_ties = target - cumulative[:, -1:]
+    number = (into_ties / tie_weight).floor().long().clamp(min=0).minimum(n_ties - 1)
+    tied = (ties.cumsum(dim=1) == number + 1).int().argmax(dim=1, keepdim=True)
+    is_tied = (into_ties >= 0) & (n_ties > 0)
+    return torch.where(is_tied, tied, tokens.gather(1, place))[:, 0]
+
+
+def _top_sorted(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits (B, V), descending, equal ones by token; values and tokens (B, k)."""
+    tokens = logits.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
+    values, order = logits.gather(1, tokens).sort(dim=1, descending=True, stable=True)
+    return values, tokens.gather(1, order)
+
+
 def draw(ordered: SortedLogits, uniforms: Tensor) -> Tensor:
     """Turn one uniform number a sample into one token, by the inverse of the distribution.
 

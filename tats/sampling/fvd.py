@@ -15,11 +15,12 @@ from tats.data import VideoData
 from tats.errors import UserError
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
-from tats.flags import check_data_args, clip_shape
+from tats.flags import check_data_args, clip_shape, with_defaults
 from tats.video_io import to_uint8
 
 log = logging.getLogger(__name__)
 
+FVD_BATCH = 8  # clips read together where the samplers' batch is automatic
 MIN_CLIPS = 2  # a covariance needs two
 Features = Callable[[Tensor], Tensor]  # clips uint8 (B, T, H, W, 3) to (B, features)
 
@@ -68,6 +69,8 @@ def fvd_meter(args: Namespace, *, n_frames: int, device: torch.device) -> FvdMet
 
     Source: paper section 4.1; docs/DEVIATIONS.md D15.
     """
+    if args.batch_size == "auto":
+        args = Namespace(**{**vars(args), "batch_size": FVD_BATCH})
     check_data_args(args)
     if args.vtokens:
         raise UserError("--compute_fvd got --vtokens; expected data with frames, not codes")
@@ -83,6 +86,21 @@ def fvd_meter(args: Namespace, *, n_frames: int, device: torch.device) -> FvdMet
         )
     features = I3DFeatures(load_i3d().to(device))
     return FvdMeter(features, _real_features(args, features))
+
+
+def like_sampled(args: Namespace, *, n_frames: int, resolution: int) -> Namespace:
+    """Complete a sampler's few data flags so that real clips are as long and large as its own.
+
+    Args:
+        args: the sampler's flags.
+        n_frames: frames of a sampled clip.
+        resolution: side of a sampled clip in pixels.
+
+    Returns:
+        All data flags, and the sampler's.
+    """
+    length = n_frames * args.sample_every_n_frames
+    return with_defaults({**vars(args), "sequence_length": length, "resolution": resolution})
 
 
 def _real_features(args: Namespace, features: Features) -> Tensor:

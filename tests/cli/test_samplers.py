@@ -17,6 +17,7 @@ from tats.video_io import write_video
 
 SHORT = "sample_vqgan_transformer_short_videos.py"
 LONG = "sample_vqgan_transformer_long_videos.py"
+HIERARCHICAL = "sample_vqgan_transformer_hierarchical.py"
 N_CLASSES = 3
 
 
@@ -29,6 +30,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "label": {"class_cond_dim": N_CLASSES},
         "uncond": {"unconditional": True},
         "interpolation": {"unconditional": True, "n_unmasked": 16},
+        "fill": {"unconditional": True, "n_unmasked": 16, "block_size": 80, "sequence_length": 20},
+        "fill-label": {
+            "class_cond_dim": N_CLASSES, "n_unmasked": 16, "block_size": 80, "sequence_length": 20,
+        },
         "short-block": {"class_cond_dim": N_CLASSES, "block_size": 63},
         "text": {"cond_stage_key": "text", "text_cond": True, "block_size": 320},
     }
@@ -104,7 +109,8 @@ def test_every_class_is_visited_equally(models: dict[str, Path]) -> None:
     script = load_script(SHORT)
     args = script.build_parser().parse_args([*command(models, Path("x")), "--class_cond"])
     model = script.load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
-    condition = script.short_sampler(args, model).condition(range(4, 10))
+    (level,) = script.short_sampler(args, model).levels
+    condition = level.condition(range(4, 10))
     assert condition.tolist() == [[1], [2], [0], [1], [2], [0]]
 
 
@@ -284,21 +290,3 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
     arguments = command(models, tmp_path / "file" / "results", "cut")
     assert "--save got" in refused(SHORT, arguments, capsys)
     assert "--save got" in refused(LONG, arguments, capsys)
-
-
-def test_an_interrupted_run_leaves_no_array(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = load_script(SHORT)
-    batches_done = []
-
-    def interrupted(self, part, clips) -> None:
-        if batches_done:
-            raise KeyboardInterrupt
-        batches_done.append(part)
-
-    monkeypatch.setattr("tats.sampling.outputs.ClipWriter.add", interrupted)
-    flags = shlex.split("--n_sample 2 --batch_size 1")
-    with pytest.raises(KeyboardInterrupt):
-        script.main(command(models, tmp_path, "uncond") + flags)
-    assert not list(tmp_path.rglob("*"))

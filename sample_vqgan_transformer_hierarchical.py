@@ -1,0 +1,63 @@
+"""Sample long videos in two steps: key frames, then the frames between them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from tats.errors import one_line_errors
+from tats.flags import (
+    add_hierarchical_sampling_flags,
+    check_hierarchical_args,
+    new_parser,
+)
+from tats.models.transformer import load_transformer
+from tats.sampling.fvd import fvd_meter, like_sampled
+from tats.sampling.outputs import command_line, output_folder, write_samples
+from tats.sampling.ranks import rank
+from tats.sampling.samplers import hierarchical_sampler, place_model
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Declare this script's flags."""
+    parser = new_parser("Sample long videos: key frames first, then the frames between them.")
+    add_hierarchical_sampling_flags(parser)
+    return parser
+
+
+@one_line_errors
+def main(argv: Sequence[str] | None = None) -> None:
+    """Sample ``--n_sample`` clips into ``--save`` and print one line of JSON about them."""
+    argv = command_line(argv)
+    args = build_parser().parse_args(argv)
+    args.save_videos = True
+    check_hierarchical_args(args)
+    # Unless it is asked for, the resolution is the models': the default is the published models'.
+    asked_for = any(word.split("=")[0] == "--sample_resolution" for word in argv)
+    rows = args.sample_resolution if asked_for else None
+    with output_folder(args) as folder:
+        key_model, fill_model = (
+            place_model(load_transformer(path, args.vqgan), args.device, args.precision)
+            for path in (args.ckpt1, args.ckpt2)
+        )
+        sampler = hierarchical_sampler(args, key_model, fill_model, rows)
+        meter = None
+        if args.compute_fvd and rank() == 0:
+            n_frames, height, _ = sampler.clip_shape
+            real = like_sampled(args, n_frames=n_frames, resolution=height)
+            meter = fvd_meter(real, n_frames=n_frames, device=sampler.device)
+        result = write_samples(
+            sampler,
+            args,
+            folder,
+            argv=argv,
+            checkpoints=[args.ckpt1, args.ckpt2, args.vqgan],
+            meter=meter,
+        )
+    if result is not None:
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""A GPT's weights in the form that decodes fastest, and the same way through the network.
+
+Query, key and value projections are one matrix product. On a CPU, weights are packed once into
+the block format its matrix library reads (float32), or kept in 8 bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tats.models.gpt import GPT, KVCache
+
+log = logging.getLogger(__name__)
+
+WeightFormat = Literal["full", "int8"]
+Project = Callable[[Tensor], Tensor]  # (B, S, in) to (B, S, out)
+
+PACKED_ROWS = 16  # rows of input the packed format is laid out for; any number works
+# 7 bits: AVX2 adds two products of 8 bits in 16 bits, which must not overflow.
+ACTIVATION_STEPS = 63
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """One transformer layer, ready to decode."""
+
+    ln1: nn.LayerNorm
+    ln2: nn.LayerNorm
+    qkv: Project
+    proj: Project
+    widen: Project
+    narrow: Project
+
+
+class PreparedGPT:
+    """Decodes like the GPT it was made of, only faster; ``GPT.forward_cached`` says how.
+
+    Args:
+        gpt: on its device, in its dtype, in eval mode.
+        weights: ``full`` keeps the GPT's precision; ``int8`` stores the layers' matrices in 8
+            bits, one scale an output channel (on a CPU, inputs are rounded to 7 bits too, one
+            scale a token).
+        release: free each of the GPT's matrices once it is prepared, so that no second copy of
+            the model is held; the GPT cannot be used afterwards.
+
+    Raises:
+        ValueError: int8 weights are not available on this device or with this torch.
+    """
+
+    def __init__(self, gpt: GPT, *, weights: WeightFormat = "full", release: bool = False) -> None:
+        self.vocab_size, self.block_size = gpt.vocab_size, gpt.block_size
+        self.n_layer, self.n_head, self.n_embd = gpt.n_layer, gpt.n_head, gpt.n_embd
+        self.n_unmasked, self.vtokens_grid = gpt.n_unmasked, gpt.vtokens_grid
+        self.tok_emb, self.pos_emb, self.ln_f, self.head = (
+            gpt.tok_emb, gpt.pos_emb, gpt.ln_f, gpt.head,
+        )  # fmt: skip
+        self.vtokens_pos_emb = None if gpt.vtokens_grid is None else gpt.vtokens_pos_emb
+        self.new_cache: Callable[[int, int], KVCache] = gpt.new_cache
+        make = _projection_maker(gpt.pos_emb.device, gpt.pos_emb.dtype, weights)
+
+        def prepared(*linears: nn.Linear) -> Project:
+            weight = torch.cat([linear.weight.detach() for linear in linears])
+            bias = torch.cat([linear.bias.detach() for linear in linears])
+            if release:
+                for linear in linears:
+                    linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+            return make(weight, bias)
+
+        blocks: Any = gpt.blocks
+        self.blocks = [
+            PreparedBlock(
+                ln1=block.ln1,
+                ln2=block.ln2,
+                qkv=prepared(block.attn.query, block.attn.key, block.attn.value),
+                proj=prepared(block.attn.proj),
+                widen=prepared(block.mlp[0]),
+                narrow=prepared(block.mlp[2]),
+            )
+            for block in blocks
+        ]
+
+    @torch.no_grad()
+    def forward_cached(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        mask: Tensor | None = None,
+        video_positions: Tensor | None = None,
+    ) -> Tensor:
+        """Append S slots to the cache and return their final hidden states, as the GPT does."""
+        n_new = tokens.shape[1]
+        n_slots = cache.length + n_new
+        if n_slots > cache.max_length:
+            raise ValueError(f"cache got {n_slots} slots; expected at most {cache.max_length}")
+        if mask is None and cache.length and n_new > 1:
+            shape = (n_new, n_slots)
+            mask = torch.ones(shape, dtype=torch.bool, device=tokens.device).tril(cache.length)
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            key, value = cache.append(layer, key, value)
+            causal = mask is None and n_new > 1
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=causal
+            )
+
+        x = self.embed(tokens, positions, video_positions)
+        x = self.layers(x, attend)
+        cache.length = n_slots
+        return x
+
+    def embed(self, tokens: Tensor, positions: Tensor, video_positions: Tensor | None) -> Tensor:
+        """Embed tokens (B, S) given rows (S,) of the position embeddings; (B, S, D)."""
+        x = self.tok_emb(tokens) + self.pos_emb[0, positions]
+        if self.vtokens_pos_emb is not None:
+            assert video_positions is not None, "a model with a vtokens_grid needs places in it"
+            x = x + self.vtokens_pos_emb.flatten(0, 3)[video_positions]
+        return x
+
+    def layers(self, x: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Take embeddings (B, S, D) through all layers and the last norm.
+
+        Args:
+            x: (B, S, D).
+            attend: given the layer and its new queries, keys and values, each (B, heads, S,
+                head_dim), stores and looks at what it must; (B, heads, S, head_dim).
+        """
+        for layer, block in enumerate(self.blocks):
+            qkv = rearrange(
+                block.qkv(block.ln1(x)), "b s (three h d) -> three b h s d", three=3, h=self.n_head
+            )
+            y = attend(layer, qkv[0], qkv[1], qkv[2])
+            x = x + block.proj(rearrange(y, "b h s d -> b s (h d)"))
+            x = x + block.narrow(F.gelu(block.widen(block.ln2(x))))
+        return self.ln_f(x)
+
+
+def _projection_maker(
+    device: torch.device, dtype: torch.dtype, weights: WeightFormat
+) -> Callable[[Tensor, Tensor], Project]:
+    """Choose how a weight (out, in) and a bias (out,) become a projection."""
+    if weights == "int8":
+        if device.type != "cpu":
+            return _int8_on_gpu
+        if dtype != torch.float32 or not _has_int8_products():
+            raise ValueError(
+                f"int8 weights got {dtype} on this processor; expected float32 activations and "
+                "torch's x86 quantized kernels"
+            )
+        return _int8_on_cpu
+    if device.type == "cpu" and dtype == torch.float32:
+        if _can_pack():
+            return _packed_on_cpu
+        log.warning("this torch cannot pack float32 weights (no oneDNN): decoding is slower")
+    return lambda weight, bias: lambda x: F.linear(x, weight, bias)
+
+
+def _has_int8_products() -> bool:
+    return "x86" in torch.backends.quantized.supported_engines and hasattr(
+        torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32"
+    )
+
+
+def _can_pack() -> bool:
+    ops = torch.ops.mkldnn
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(ops, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    )
+
+
+def _packed_on_cpu(weight: Tensor, bias: Tensor) -> Project:
+    ops: Any = torch.ops.mkldnn
+    packed = ops._reorder_linear_weight(weight, PACKED_ROWS)
+    return lambda x: ops._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def _int8_on_cpu(weight: Tensor, bias: Tensor) -> Project:
+    """Products of 8-bit weights and 7-bit inputs.
+
+    Every token's input has a scale of its own: a scale shared by a batch would let samples
+    change each other.
+    """
+    scale = _channel_scales(weight)
+    zeros = torch.zeros(len(weight), dtype=torch.int64)
+    with warnings.catch_warnings():  # they will go one day; ``_projection_maker`` looks for them
+        warnings.filterwarnings("ignore", message=".*quantized tensor creation.*")
+        quantized = torch.quantize_per_channel(weight, scale.double(), zeros, 0, torch.qint8)
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "x86"  # the packed format belongs to an engine
+    try:
+        packed = torch.ops.quantized.linear_prepack(quantized, None)
+    finally:
+        torch.backends.quantized.engine = engine
+    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+
+    def project(x: Tensor) -> Tensor:
+        largest = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12)  # (B, S, 1)
+        y = multiply(x / largest, 1 / ACTIVATION_STEPS, ACTIVATION_STEPS + 1, packed)
+        return torch.addcmul(bias, y, largest)
+
+    return project
+
+
+def _int8_on_gpu(weight: Tensor, bias: Tensor) -> Project:
+    """8-bit weights, widened as they are read."""
+    scale = _channel_scales(weight).to(weight.dtype)
+    quantized = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return lambda x: F.linear(x, quantized.to(x.dtype)) * scale + bias
+
+
+def _channel_scales(weight: Tensor) -> Tensor:
+    """Step of each output channel's 8-bit values, float32 (out,)."""
+    return weight.float().abs().amax(dim=1).clamp_min(1e-12) / 127
