@@ -341,12 +341,6 @@ class VQGAN(pl.LightningModule):
             for modules in (autoencoder, discriminators)
         ]
 
-    def on_fit_start(self) -> None:
-        """Lay weights out as a CPU's 3D convolutions run fastest; the numbers stay the same."""
-        if self.device.type == "cpu":
-            for module in (self.encoder, self.decoder, self.video_discriminator):
-                module.to(memory_format=torch.channels_last_3d)
-
     def _clips(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["stft" if self.args.stft_data else "video"]
 

@@ -23,7 +23,8 @@ QUIET = {
 
 def fixed_order(**tensors: torch.Tensor) -> DataLoader:
     """Batches in the recorded order, the same every epoch."""
-    batches = [dict(zip(tensors, values, strict=True)) for values in zip(*tensors.values(), strict=True)]
+    rows = zip(*tensors.values(), strict=True)
+    batches = [dict(zip(tensors, row, strict=True)) for row in rows]
     return DataLoader(batches, batch_size=None)
 
 
