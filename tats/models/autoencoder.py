@@ -167,10 +167,8 @@ class Encoder(nn.Module):
         padding_type: str = "replicate",
     ) -> None:
         super().__init__()
-        self.conv_first = SamePadConv3d(
-            image_channels, n_hiddens, kernel=3, padding_type=padding_type
-        )
         strides = stage_strides(downsample)
+        # In this order, which is not that of use, lie the moments of released optimiser states.
         self.conv_blocks = nn.ModuleList(
             EncoderStage(
                 n_hiddens << i,
@@ -180,6 +178,9 @@ class Encoder(nn.Module):
                 padding_type=padding_type,
             )
             for i, stride in enumerate(strides)
+        )
+        self.conv_first = SamePadConv3d(
+            image_channels, n_hiddens, kernel=3, padding_type=padding_type
         )
         self.out_channels = n_hiddens << len(strides)
         self.final_block = nn.Sequential(make_norm(norm_type, self.out_channels), nn.SiLU())
