@@ -378,6 +378,11 @@ AUDIO_SAMPLING_FLAGS = (
     *FILTER_FLAGS,
     Flag("n_sample",        int, 2048,             "clips", "clips to sample"),
     Flag("dataset",         str, "drum",           "",      "drum, or a name of your own"),
+    # ours
+    Flag("audio",           str, None,             "path",  "sound or video file to condition on in place of the test clips"),
+    Flag("prime_frames",    int, 0,                "frames", "real frames the samples begin with; 0 = none"),
+    Flag("run",             int, 0,                "",      "number of this run: it shifts the samples' indices and so their seeds"),
+    Flag("batch_size",      count_or_auto, 8,      "clips", "clips sampled together; auto = what fits the memory"),
     *COMMON_SAMPLING_FLAGS,
 )
 
@@ -386,10 +391,11 @@ TEXT_SAMPLING_FLAGS = (
     Flag("text",        str, None,             "",      "caption of the clips"),
     Flag("text_file",   str, None,             "path",  "file with one caption a line"),
     Flag("save",        str, "./results/tats", "path",  "folder of the results"),
-    Flag("batch_size",  int, 8,                "clips", "clips sampled together"),
+    Flag("batch_size",  count_or_auto, 8,      "clips", "clips sampled together; auto = what fits the memory"),
     *FILTER_FLAGS,
     Flag("n_sample",    int, 1,                "clips", "clips to sample for each caption"),
     Flag("dataset",     str, "mugen",          "",      "mugen, or a name of your own"),
+    Flag("run",         int, 0,                "",      "number of this run: it shifts the samples' indices and so their seeds"),
     *COMMON_SAMPLING_FLAGS,
 )
 # fmt: on

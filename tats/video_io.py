@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 GRID_PADDING = 1  # pixels after every clip of a grid
 _VIDEO_CODECS = {".mp4": "libx264", ".avi": "mpeg4", ".mov": "libx264", ".webm": "libvpx-vp9"}
 _AUDIO_CODECS = {".mp4": "aac", ".avi": "mp3", ".mov": "aac", ".webm": "libopus"}
-_OPUS_RATE = 48000  # Hz, the one rate every Opus encoder takes
+_SAFE_RATE = 48000  # Hz, which every encoder takes
+_AUDIO_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # of AAC and MP3
 
 
 class Sound(NamedTuple):
@@ -256,7 +257,8 @@ def _write_with_pyav(
             stream.codec_context.gop_size = keyframe_every
         audio_stream = None
         if sound is not None:  # streams must be declared before the first packet
-            rate = _OPUS_RATE if suffix == ".webm" else sound.rate  # the encoder resamples
+            as_it_is = suffix != ".webm" and sound.rate in _AUDIO_RATES
+            rate = sound.rate if as_it_is else _SAFE_RATE  # the encoder resamples
             audio_stream = container.add_stream(_AUDIO_CODECS[suffix], rate=rate)
         for frame in frames:
             pixels = _even_sized(np.asarray(frame))

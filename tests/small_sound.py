@@ -9,7 +9,7 @@ import numpy as np
 
 from tats.data.sound import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tats.video_io import Sound, write_video
-from tests.small_data import grey_frames
+from small_data import grey_frames
 
 N_FRAMES = 24
 STFT_SHAPE = (45, 17)

@@ -76,6 +76,26 @@ def frame_rate(path: str | Path) -> float:
     return float(rate)
 
 
+def frames_at_rate(
+    n_frames: int, file_rate: float, rate: float, start: int, stop: int
+) -> np.ndarray:
+    """Tell which of a video's frames are shown when one looks at another rate.
+
+    Args:
+        n_frames: frames of the video.
+        file_rate: its frames a second.
+        rate: looks a second.
+        start: first look.
+        stop: one past the last look.
+
+    Returns:
+        int64 (stop - start,), never falling; the last frame is shown after the video's end.
+    """
+    seconds = np.arange(start, stop) / rate
+    shown = np.floor(seconds * file_rate + 1e-6).astype(np.int64)  # 1e-6: exact looks stay exact
+    return np.minimum(shown, n_frames - 1)
+
+
 def read_frames(
     path: str | Path, times: np.ndarray, start: int, n_frames: int, every: int = 1
 ) -> np.ndarray:

@@ -179,13 +179,22 @@ def _sampler(
 def _level(args: Namespace, model: Net2NetTransformer, schedule: list[Window]) -> Level:
     return Level(
         model=model,
-        gpt=_prepared(model, args.weights),
+        gpt=prepare_gpt(model, args.weights),
         schedule=schedule,
         token_filter=TokenFilter(top_k=args.top_k, top_p=args.top_p),
     )
 
 
-def _prepared(model: Net2NetTransformer, weights: str) -> Model:
+def prepare_gpt(model: Net2NetTransformer, weights: str) -> Model:
+    """Make a model's GPT ready for sampling; nobody else can use it afterwards.
+
+    Args:
+        model: on its device.
+        weights: ``--weights``.
+
+    Raises:
+        UserError: its weights cannot be had in this format.
+    """
     try:
         return PreparedGPT(
             model.transformer, weights="int8" if weights == "int8" else "full", release=True
