@@ -45,8 +45,9 @@ quickstart: $(VENV)/.games
 test: $(SET_UP)
 	$(PYTEST)
 
+# In one process: the table of differences is that of the whole session.
 test-parity: $(SET_UP)
-	$(PYTEST) tests/parity
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/parity --parity-report docs/REPRODUCING.md
 
 check: $(SET_UP)
 	$(RUN) -m ruff check .

@@ -88,10 +88,13 @@ def test_every_transformer_loads_in_every_form(
 
 
 @pytest.mark.parametrize("name", VQGANS)
-def test_parameters_come_in_the_order_of_the_stored_moments(goldens: Path, name: str) -> None:
+def test_parameters_come_in_the_order_of_the_stored_moments(
+    goldens: Path, parity: Any, name: str
+) -> None:
     content = content_of(goldens, name)
     ours = [name for name, _ in VQGAN(content["hyper_parameters"]["args"]).named_parameters()]
-    assert ours == [name for name in content["state_dict"] if name in set(ours)]
+    published = [name for name in content["state_dict"] if name in set(ours)]
+    parity.same("parameters' order", ours, published)
 
 
 def test_settings_that_the_reference_files_lack_are_filled_in(goldens: Path) -> None:
@@ -106,11 +109,16 @@ def test_settings_that_the_reference_files_lack_are_filled_in(goldens: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["vqgan", "gpt"])
-def test_readme_size_models_have_the_published_names_and_shapes(goldens: Path, kind: str) -> None:
+def test_readme_size_models_have_the_published_names_and_shapes(
+    goldens: Path, parity: Any, kind: str
+) -> None:
     script = load_script("scripts/make_readme_size_checkpoints.py")
     ours = script.vqgan_shapes() if kind == "vqgan" else script.gpt_shapes(24)
     published = json.loads((goldens / "keys" / f"{kind}_readme.json").read_text())
-    assert {name: list(entry) for name, entry in ours.items()} == published
+    listed = {name: list(entry) for name, entry in ours.items()}
+    parity.same(
+        "names and shapes at README size", sorted(listed.items()), sorted(published.items())
+    )
 
 
 # --- figures of a batch -----------------------------------------------------------------------
@@ -154,18 +162,17 @@ def test_greedy_tokens_of_the_uncached_sampler_are_equal(reference: Any, parity:
 
 
 @pytest.mark.parametrize("name", [name for name in GPTS if not name.startswith("genuine")])
-def test_adamw_groups_are_the_published_ones(reference: Any, name: str) -> None:
+def test_adamw_groups_are_the_published_ones(reference: Any, parity: Any, name: str) -> None:
     model = reference_transformer(reference.folder, name)
     published = reference.json(f"gpt/{name}_adamw_groups.json")
     model.learning_rate = published[0]["lr"]
     names = {id(p): name for name, p in model.transformer.named_parameters()}
     groups = model.configure_optimizers().param_groups
     for group, want in zip(groups, published, strict=True):
-        assert [names[id(p)] for p in group["params"]] == want["params"]
-        assert list(group["betas"]) == want["betas"]
-        assert {k: group[k] for k in ("lr", "eps", "weight_decay")} == {
-            k: want[k] for k in ("lr", "eps", "weight_decay")
-        }
+        parity.same("AdamW groups", [names[id(p)] for p in group["params"]], want["params"])
+        for key in ("betas", "lr", "eps", "weight_decay"):
+            got = list(group[key]) if key == "betas" else group[key]
+            parity.same("AdamW groups", [got], [want[key]])
 
 
 def test_learning_rates_follow_the_published_rules(

@@ -21,14 +21,14 @@ def rows(reference) -> list[dict]:
     return reference.json("tokenizer/tokenizer.json")["rows"]
 
 
-def test_tokens_are_the_published_ones(tokenizer: Tokenizer, rows: list[dict]) -> None:
+def test_tokens_are_the_published_ones(parity, tokenizer: Tokenizer, rows: list[dict]) -> None:
     for row in rows:
-        assert tokenizer.encode(row["text"]) == row["encode"], row["text"]
+        parity.same("text tokens", tokenizer.encode(row["text"]), row["encode"])
 
 
-def test_padded_rows_are_the_published_ones(tokenizer: Tokenizer, rows: list[dict]) -> None:
+def test_padded_rows_are_the_published_ones(parity, tokenizer: Tokenizer, rows: list[dict]) -> None:
     got = tokenize([row["text"] for row in rows], 16)
-    assert got.tolist() == [row["tokenize_16"] for row in rows]
+    parity.same("text tokens", got.tolist(), [row["tokenize_16"] for row in rows])
 
 
 def test_the_same_texts_are_too_long(tokenizer: Tokenizer, rows: list[dict]) -> None:
