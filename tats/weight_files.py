@@ -17,6 +17,12 @@ from torch import Tensor
 from tats.errors import UserError
 from tats.plain_pickle import MAX_BYTES, restricted_unpickle
 
+MAX_PROGRAM_BYTES = 1 << 24
+# In a serialized program: torch.save, torch.from_file, and operators of other libraries.
+_TOUCHES_FILES = re.compile(
+    rb"\b(?:save|from_file)\s*\(|\bops\s*\.\s*(?!\s|prim\b|aten\b)\w+\s*\.\s*\w+"
+)
+
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read named tensors from a safetensors, torch or npz file, or a pickle of numpy arrays.
@@ -151,3 +157,37 @@ def is_torchscript(path: str | Path) -> bool:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
         return False
+
+
+def check_torchscript(path: str | Path) -> None:
+    """Refuse a TorchScript archive whose program does more than compute.
+
+    Such a program cannot call Python, but torch has operators that read and write files.
+
+    Args:
+        path: a TorchScript archive.
+
+    Raises:
+        UserError: it is damaged, or uses an operator that is not for computing.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.filename.endswith(".py"):
+                    continue
+                if entry.file_size > MAX_PROGRAM_BYTES:
+                    raise UserError(
+                        f"{path}: got a program of {entry.file_size} bytes; expected I3D"
+                    )
+                found = _TOUCHES_FILES.search(archive.read(entry))
+                if found:
+                    raise UserError(
+                        f"{path}: got a program that uses {found.group().decode()!r}; expected "
+                        "one that only computes; it was not run"
+                    )
+    except UserError:
+        raise
+    except Exception as error:  # a hostile archive can break its reader anywhere
+        raise UserError(
+            f"{path}: got no readable TorchScript file ({reason_of(error)}); expected I3D"
+        ) from None

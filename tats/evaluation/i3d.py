@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tats.checkpoints import load_weights
 from tats.errors import UserError
 from tats.pretrained import is_torchscript, load_i3d_state
+from tats.weight_files import check_torchscript
 
 N_CLASSES = 400
 FRAME_SIZE = 224  # pixels, rows and columns
@@ -196,6 +197,7 @@ class TorchScriptI3D(nn.Module):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
+        check_torchscript(path)
         try:
             self.module = torch.jit.load(str(path), map_location="cpu").eval()
         except (RuntimeError, ValueError) as error:

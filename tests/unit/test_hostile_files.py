@@ -26,6 +26,7 @@ from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
 
 from tats import load_transformer, load_vqgan
 from tats.errors import UserError
+from tats.evaluation import load_i3d
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
 from tats.pretrained import load_i3d_state, load_vgg16_state
@@ -153,6 +154,28 @@ def test_a_hostile_weight_file_gets_one_line(
     path = Path(f"hostile.{suffix}")
     WEIGHT_FILES[kind](good_content(vqgan), path)
     complaint(lambda: load(path))
+
+
+class Saves(torch.nn.Module):
+    """A program of torch's own language that writes a file."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        torch.save(video, "executed")
+        return video
+
+
+class MapsAFile(torch.nn.Module):
+    """The same by another operator."""
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return torch.from_file("executed", True, 10)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("module", [Saves, MapsAFile])
+def test_a_torchscript_i3d_that_touches_files_is_not_run(module: Any, vqgan: VQGAN) -> None:
+    torch.jit.script(module()).save("hostile.pt")
+    assert "it was not run" in complaint(lambda: load_i3d("hostile.pt"))
 
 
 def test_the_marker_would_be_left_by_a_careless_reader(tmp_path: Path) -> None:
