@@ -6,7 +6,9 @@
 
 Prints one line of JSON: PSNR in dB of the reconstructions, perplexity of the codes over all
 clips together, their unigram entropy in nats (what a model that knew only how often each code
-occurs would score), and the GPT's cross-entropy in nats per code.
+occurs would score), and the GPT's cross-entropy in nats per code. With --shuffle_condition also
+its cross-entropy when every clip comes with another clip's sound, caption or label of the same
+batch: what the condition is worth to it.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_flags(parser)
     parser.add_argument("--vqgan_ckpt", required=True, help="trained VQGAN")
     parser.add_argument("--gpt_ckpt", help="transformer trained on its codes")
+    parser.add_argument("--stft_vqgan_ckpt", default="", help="STFT-VQGAN it was trained with")
+    parser.add_argument(
+        "--shuffle_condition", action="store_true", help="also score clips with others' conditions"
+    )
     parser.add_argument("--n_clips", type=int, default=256, help="test clips to measure on")
     parser.add_argument("--grid", type=Path, help="video of clips beside their reconstructions")
     return parser
@@ -47,6 +53,8 @@ def held_out_batches(args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
     """Give ``--n_clips`` test clips spread over the whole split, in batches."""
     dataset = VideoData(args).dataset(train=False)
     n_clips = min(args.n_clips, len(dataset))
+    if args.shuffle_condition and n_clips % args.batch_size == 1:
+        n_clips -= 1  # it would have no other clip in its batch
     indices = torch.linspace(0, len(dataset) - 1, n_clips).round().int().tolist()
     for start in tqdm(range(0, n_clips, args.batch_size), desc="measuring", unit="batch"):
         items = [dataset[index] for index in indices[start : start + args.batch_size]]
@@ -56,8 +64,12 @@ def held_out_batches(args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
 class HeldOutFigures:
     """Sums over batches of what is measured."""
 
-    def __init__(self, vqgan: VQGAN, model: Net2NetTransformer | None) -> None:
+    def __init__(
+        self, vqgan: VQGAN, model: Net2NetTransformer | None, *, shuffle_condition: bool = False
+    ) -> None:
         self.vqgan, self.model = vqgan, model
+        self.shuffle_condition = shuffle_condition
+        self.shuffled_loss = 0.0
         self.n_clips = 0
         self.counts = torch.zeros(vqgan.n_codes, dtype=torch.float64)
         self.psnr, self.loss = 0.0, 0.0
@@ -74,6 +86,10 @@ class HeldOutFigures:
         self.counts += torch.bincount(codes.flatten(), minlength=self.vqgan.n_codes)
         if self.model is not None:
             self.loss += float(self.model.shared_step(batch, 0)[0]) * len(video)
+        if self.model is not None and self.shuffle_condition:
+            key = self.model.conditioner.batch_key
+            others = {**batch, key: batch[key].roll(1, dims=0)}
+            self.shuffled_loss += float(self.model.shared_step(others, 0)[0]) * len(video)
         self.n_clips += len(video)
         return reconstruction
 
@@ -91,7 +107,17 @@ class HeldOutFigures:
         }
         if self.model is not None:
             figures["transformer_loss"] = self.loss / self.n_clips
+        if self.model is not None and self.shuffle_condition:
+            figures["transformer_loss_shuffled"] = self.shuffled_loss / self.n_clips
         return figures
+
+
+def check_shuffling(args: argparse.Namespace, model: Net2NetTransformer | None) -> None:
+    """Refuse to shuffle conditions that are not there, or within batches of one."""
+    if args.shuffle_condition and (model is None or model.unconditional):
+        raise UserError("--shuffle_condition got no conditional model; expected one by --gpt_ckpt")
+    if args.shuffle_condition and args.batch_size < 2:
+        raise UserError(f"--batch_size got {args.batch_size}; expected 2 or more, to shuffle among")
 
 
 @one_line_errors
@@ -101,8 +127,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.n_clips < 1:
         raise UserError(f"--n_clips got {args.n_clips}; expected 1 or more")
     vqgan = load_vqgan(args.vqgan_ckpt, flag="--vqgan_ckpt")
-    model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt) if args.gpt_ckpt else None
-    figures, shown = HeldOutFigures(vqgan, model), []
+    model = None
+    if args.gpt_ckpt:
+        model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt, args.stft_vqgan_ckpt)
+    check_shuffling(args, model)
+    figures = HeldOutFigures(vqgan, model, shuffle_condition=args.shuffle_condition)
+    shown = []
     for batch in held_out_batches(args):
         shown.append(torch.stack([batch["video"], figures.add(batch)], dim=1))
     if args.grid:
