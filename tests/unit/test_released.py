@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import re
+import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,3 +274,30 @@ def test_the_script_refuses_a_name_there_is_not(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as exit_:
         load_script(SCRIPT).main(["sky-vqgann"])
     assert exit_.value.code == 2 and "such as sky-vqgan" in capsys.readouterr().err
+
+
+# --- the page about them ----------------------------------------------------------------------
+
+
+def commands() -> list[list[str]]:
+    """The command lines of docs/REPRODUCING.md that this project's scripts take."""
+    page = (Path(__file__).parents[2] / "docs" / "REPRODUCING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("python ")]
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: " ".join(command)[:70])
+def test_every_command_of_the_page_is_understood(command: list[str]) -> None:
+    script, *flags = command
+    args = vars(load_script(script).build_parser().parse_args(flags))
+    for flag in ("gpt_ckpt", "vqgan_ckpt", "stft_vqgan_ckpt", "ckpt1", "ckpt2", "vqgan"):
+        if args.get(flag):
+            stage = "vqgan" if "vqgan" in flag else "transformer"
+            assert RELEASED[args[flag]].stage == stage
+    if args.get("gpt_ckpt"):
+        assert RELEASED[args["gpt_ckpt"]].vqgan == args["vqgan_ckpt"]
+
+
+def test_the_page_has_commands() -> None:
+    assert len(commands()) >= 9
