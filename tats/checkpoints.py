@@ -338,9 +338,7 @@ def _fits(state: Any, optimizer: torch.optim.Optimizer) -> bool:
         for index, parameter in zip(stored, parameters, strict=True):
             for moment in ("exp_avg", "exp_avg_sq"):
                 value = state["state"].get(index, {}).get(moment)
-                if value is not None and (
-                    value.shape != parameter.shape or not _is_finite(value)
-                ):
+                if value is not None and (value.shape != parameter.shape or not _is_finite(value)):
                     return False
     except (TypeError, KeyError, AttributeError):  # not the structure of any optimiser's state
         return False

@@ -144,7 +144,7 @@ REFUSED = {
     ),
     "another width": (
         lambda: published(tiny_vqgan(n_hiddens=8)),
-        r"got \(8,.*; expected shape \(4,",
+        r"got \(16, 8, 4, 4, 4\); expected shape \(8, 4, 4, 4, 4\)",
     ),
     "another codebook": (lambda: published(tiny_vqgan(n_codes=16)), r"codebook\.\w+ got \(16"),
     "NaN": (
