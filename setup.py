@@ -40,6 +40,9 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.8",
             "mypy>=1.11",
+            "nbclient>=0.10",  # runs the notebook in its test
+            "nbformat>=5.10",
+            "ipykernel>=6.29",
         ],
     },
 )

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.signal import lfilter
 
 from demo_data.clips import SPLITS, Clip, Recording, clips_per_split
 from tats.errors import UserError
@@ -30,7 +29,7 @@ SOUND_RATE = CONSOLE_FPS * SAMPLES_PER_CONSOLE_FRAME  # Hz
 FRAME_STEP = 2  # clips have every second frame of the console: 30 a second
 MIN_WARM_UP, MAX_WARM_UP = 120, 900  # console frames played before a clip begins
 HOLD = (6, 24)  # console frames a move is held
-_BLOCK_DC = ([1.0, -1.0], [1.0, -0.995])  # the console's sound is a level above zero
+LEVEL_WINDOW = 2049  # samples over which the sound's own level, always above zero, is averaged
 
 
 def import_atari() -> Any:
@@ -109,6 +108,7 @@ def play_atari(ale_py: Any, game: str, seeds: list[int], *, n_frames: int, size:
 def console_sound(levels: np.ndarray) -> Sound:
     """Turn the console's unsigned samples, uint8 (n,), into sound around zero."""
     levels = levels.astype(np.float64) / 128
-    start = [-levels[0]]  # as if the first level had been there before
-    samples = lfilter(*_BLOCK_DC, levels, zi=start)[0]
+    half = LEVEL_WINDOW // 2
+    sums = np.cumsum(np.pad(np.pad(levels, half, mode="edge"), (1, 0)))
+    samples = levels - (sums[LEVEL_WINDOW:] - sums[:-LEVEL_WINDOW]) / LEVEL_WINDOW
     return Sound(samples.clip(-1, 1).astype(np.float32), SOUND_RATE)

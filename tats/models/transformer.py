@@ -400,7 +400,7 @@ def load_transformer(
     load_weights(model.transformer, weights, source=f"--gpt_ckpt {gpt_ckpt}")
     for name in ("first_stage_model", "cond_stage_model"):
         _warn_if_other(getattr(model, name), checkpoint.part(f"{name}."), name, gpt_ckpt)
-    return model.eval()
+    return model.to("cpu").eval()  # Lightning remembers where a model was built
 
 
 def _check_n_layer(args: Namespace, weights: Mapping[str, Tensor], path: str | Path) -> None:

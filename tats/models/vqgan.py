@@ -440,4 +440,4 @@ def load_vqgan(path: str | Path, *, flag: str = "vqgan checkpoint") -> VQGAN:
     load_weights(vqgan, checkpoint.state_dict, source=f"{flag} {path}", dropped=TRAINING_PREFIXES)
     if not bool(vqgan.codebook.N.sum() > 0):
         raise UserError(f"{flag}: {path} was never trained; expected a trained VQGAN")
-    return vqgan.eval()
+    return vqgan.to("cpu").eval()  # Lightning remembers where a model was built

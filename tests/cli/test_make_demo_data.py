@@ -13,8 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
+from tats.coinrun import Game, describe
 from tats.data import VideoData
-from tats.data.decoding import read_video
+from tats.data.decoding import frame_rate, read_video
+from tats.data.sound import read_sound
 from tats.video_io import write_video
 from tests.load_script import load_script
 from tests.small_data import data_args
@@ -169,9 +171,7 @@ def test_training_and_test_clips_of_games_never_share_a_level(
 def test_large_frames_of_games_have_more_detail_than_small_ones(games: ModuleType) -> None:
     pytest.importorskip("procgen")
     clips = [
-        games.play_clip(
-            games.import_games(), "miner", "train", [0, 0, 0, 0], n_frames=2, size=size
-        )
+        games.play_clip(games.import_games(), "miner", "train", [0, 0, 0, 0], n_frames=2, size=size)
         for size in (64, 256)
     ]
     assert [clip.shape for clip in clips] == [(2, 64, 64, 3), (2, 256, 256, 3)]
@@ -260,4 +260,88 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     write_video(short, np.zeros((20, 16, 16, 3), np.uint8), fps=10)
     words = [word.format(short=short, up=films[0]) for word in argv]
     assert message in refused(script, capsys, "--out", tmp_path / "out", *words)
+    assert not (tmp_path / "out").exists()
+
+
+# --- sound and captions -----------------------------------------------------------------------
+
+
+def test_games_with_sound_are_heard_and_seen_at_thirty_frames_a_second(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ale_py")
+    flags = ["--source", "atari", "--atari_games", "ms_pacman", "--out", tmp_path / "out"]
+    result = run(script, capsys, *flags)
+    assert (result["train_clips"], result["new_clips"]) == (3, 5)
+    path = tmp_path / "out" / "train" / "ms_pacman" / "ms_pacman_0000.mp4"
+    assert read_video(path).shape == (16, 12, 12, 3) and frame_rate(path) == 30
+    sounds = [
+        read_sound(path.with_name(f"ms_pacman_000{number}.mp4")).samples[: 16 * 735]
+        for number in range(3)
+    ]
+    assert all(len(sound) == 16 * 735 for sound in sounds)
+    assert max(np.abs(sound).max() for sound in sounds) > 0.05
+    assert run(script, capsys, *flags)["new_clips"] == 0
+
+
+def test_the_consoles_sound_is_centred(script: ModuleType) -> None:
+    atari = importlib.import_module("demo_data.atari")
+    time = np.arange(30720)
+    levels = (180 + 60 * np.sign(np.sin(2 * np.pi * 440 * time / 30720))).astype(np.uint8)
+    sound = atari.console_sound(levels)
+    assert sound.rate == 30720 and len(sound.samples) == 30720
+    inside = sound.samples[2000:-2000]
+    assert abs(inside.mean()) < 0.01 and 0.4 < inside.max() < 0.55 and -0.55 < inside.min() < -0.4
+    silent = atari.console_sound(np.full(30720, 200, np.uint8))
+    assert np.abs(silent.samples).max() < 1e-6
+
+
+def test_films_keep_their_sound_if_asked(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, films: list[str]
+) -> None:
+    time = np.arange(110250) / 22050
+    loud_at_the_end = (np.sin(2 * np.pi * 1000 * time) * (time > 4)).astype(np.float32)
+    frames = read_video(films[0])
+    write_video(tmp_path / "sounding.mp4", frames, 20, (loud_at_the_end, 22050), crf=1)
+    flags = ["--with_sound", "--videos", tmp_path / "sounding.mp4", "--out", tmp_path / "out"]
+    run(script, capsys, *flags)
+    heard = {}
+    for split in ("train", "test"):
+        path = sorted((tmp_path / "out" / split / "sounding").iterdir())[0]
+        assert frame_rate(path) == 20
+        heard[split] = np.abs(read_sound(path).samples[:15000]).max()
+    assert heard["train"] < 0.05 and heard["test"] > 0.5
+    line = refused(script, capsys, "--with_sound", "--videos", films[1], "--out", tmp_path / "no")
+    assert "no sound; expected a video with sound" in line
+
+
+def test_mugen_games_are_written_once_and_can_be_read(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = run(script, capsys, "--mugen", "--out", tmp_path)
+    assert result["data_path"] == str(tmp_path / "coinrun")
+    assert (result["train_clips"], result["test_clips"], result["new_clips"]) == (3, 2, 5)
+    games = [p.read_text() for p in sorted((tmp_path / "coinrun").rglob("*.json"))]
+    assert len(set(games)) == 5
+    data = VideoData(data_args(tmp_path / "coinrun", sequence_length=8)).dataset(train=True)
+    assert data[0]["video"].shape == (3, 8, 16, 16)
+    assert describe(Game.load(tmp_path / "coinrun" / "train" / "game_00000.json"))
+    assert run(script, capsys, "--mugen", "--out", tmp_path)["new_clips"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mugen", "--source", "films"], "exclude each other"),
+        (["--source", "atari", "--layout", "hdf5"], "--layout got hdf5"),
+    ],
+)
+def test_sources_that_do_not_go_together_are_refused(
+    script: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    flags: list[str],
+    said: str,
+) -> None:
+    assert said in refused(script, capsys, "--out", tmp_path / "out", *flags)
     assert not (tmp_path / "out").exists()
