@@ -15,6 +15,7 @@ from tats.flags import (
     add_transformer_flags,
     check_block_size,
     check_clip,
+    check_sound_length,
     check_transformer_args,
     clip_shape,
     new_parser,
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model.learning_rate = transformer_learning_rate(args)
     if model.first_stage_model is not None:
         check_clip(clip_shape(args), model.first_stage_model.downsample)
+    if model.cond_stage_model is not None:
+        check_sound_length(args, model.cond_stage_model.args.sequence_length)
     check_block_size(args, model.conditioner.n_tokens, model.latent_shape)
     fit(trainer, model, data, args, TRANSFORMER_STAGE)
 

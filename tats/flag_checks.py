@@ -312,6 +312,23 @@ def check_block_size(
     )
 
 
+def check_sound_length(args: Namespace, n_frames: int) -> None:
+    """Check that clips are as long as those ``--stft_vqvae`` was trained on, once it is known.
+
+    Args:
+        args: the transformer's flags.
+        n_frames: frames of the STFT-VQGAN's training clips.
+
+    Raises:
+        UserError: they are not.
+    """
+    _require(
+        clip_frames(args) == n_frames,
+        f"--sequence_length got {args.sequence_length}; expected {n_frames}, the length of the"
+        " sounds --stft_vqvae was trained on",
+    )
+
+
 # --- sampling ---------------------------------------------------------------------------------
 
 

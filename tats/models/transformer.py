@@ -319,7 +319,7 @@ def _make_conditioner(
     """Choose the conditioner; "text" and "stft" win over ``--unconditional``."""
     if cond_stage_key == "stft":
         assert stft_vqgan is not None
-        _check_stft_vqgan(args, stft_vqgan)
+        _check_stft_vqgan(stft_vqgan)
         return Sound(stft_vqgan)
     if cond_stage_key == "text":
         return Text(args.text_seq_len)
@@ -337,12 +337,12 @@ def _make_conditioner(
     return ClassLabel(args.class_cond_dim)
 
 
-def _check_stft_vqgan(args: Namespace, vqgan: VQGAN) -> None:
-    flag = f"--stft_vqvae {args.stft_vqvae}"
+def _check_stft_vqgan(vqgan: VQGAN) -> None:
     if vqgan.args.image_channels != 1:
         raise UserError(
-            f"{flag} is a VQGAN of {vqgan.args.image_channels} channels; expected an STFT-VQGAN,"
-            " trained with --stft_data, which has 1"
+            f"--stft_vqvae (when sampling: --stft_vqgan_ckpt) got a VQGAN of "
+            f"{vqgan.args.image_channels} channels; expected an STFT-VQGAN, trained with "
+            "--stft_data, which has 1"
         )
 
 
