@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tats.models.gpt import GPT, KVCache, training_mask
 from tats.sampling.filters import TokenFilter, draw_token
 from tats.sampling.prepared import PreparedGPT
+from tats.sampling.static_step import StaticStep, static_step
 from tats.sampling.windows import Window, check_schedule
 
 Interpolation = Literal["released", "trained"]
@@ -101,6 +102,10 @@ def decode(
     _check_model(gpt, schedule, n_condition, interpolation)
     todo = [window for window in schedule if not known.issuperset(window.write)]
     device = gpt.pos_emb.device
+    n_slots = max((n_condition + w.n_tokens for w in todo), default=1)
+    step = None
+    if isinstance(gpt, PreparedGPT):
+        step = static_step(gpt, len(canvas), n_slots, token_filter, (lowest, highest))
     writer = _WindowWriter(
         gpt=gpt,
         tokens=canvas.to(device, copy=True),
@@ -110,7 +115,8 @@ def decode(
         token_filter=token_filter,
         head=gpt.head.weight[lowest:highest],
         lowest_token=lowest,
-        cache=gpt.new_cache(len(canvas), max((n_condition + w.n_tokens for w in todo), default=1)),
+        cache=gpt.new_cache(len(canvas), n_slots) if step is None else step.cache,
+        step=step,
     )
     for window in todo:
         writer.write(window, plan_slots(gpt, window, n_condition, interpolation))
@@ -146,6 +152,7 @@ class _WindowWriter:
     head: Tensor  # (V', D) rows of the output layer for the tokens that may be drawn
     lowest_token: int  # token of the head's first row
     cache: KVCache
+    step: StaticStep | None  # None to feed tokens at growing shapes
 
     def write(self, window: Window, plan: SlotPlan) -> None:
         """Generate a window's unknown tokens."""
@@ -156,12 +163,28 @@ class _WindowWriter:
         video = self.tokens[:, list(plan.canvas_indices[:n_fed])]
         hidden = prefill(self.gpt, torch.cat([self.condition, video], dim=1), plan, self.cache)
         hidden = hidden[:, plan.read_slot if start == 0 else -1]  # (B, D)
+        if self.step is not None and start + 1 < len(indices):
+            self._write_by_static_steps(self.step, indices, start, plan, hidden)
+            return
         for i, index in enumerate(indices[start:], start):
             if index not in self.known:
                 self.tokens[:, index] = self._next_token(hidden, index)
             if i + 1 < len(indices):
                 slot = plan.n_prefill + i
                 hidden = decode_one_token(self.gpt, self.tokens[:, index], slot, plan, self.cache)
+
+    def _write_by_static_steps(
+        self, step: StaticStep, indices: Sequence[int], start: int, plan: SlotPlan, hidden: Tensor
+    ) -> None:
+        step.begin(plan, plan.n_prefill + start, self.uniforms[:, list(indices[start + 1 :])])
+        step.token.copy_(self._next_token(hidden, indices[start])[:, None])
+        for i, index in enumerate(indices[start:], start):
+            if index in self.known:
+                step.token.copy_(self.tokens[:, index, None])
+            else:
+                self.tokens[:, index] = step.token[:, 0]
+            if i + 1 < len(indices):
+                step(plan.n_prefill + i)
 
     def _next_token(self, hidden: Tensor, index: int) -> Tensor:
         logits = F.linear(hidden, self.head)  # (B, V')

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,6 +64,7 @@ class PreparedGPT:
         )  # fmt: skip
         self.vtokens_pos_emb = None if gpt.vtokens_grid is None else gpt.vtokens_pos_emb
         self.new_cache: Callable[[int, int], KVCache] = gpt.new_cache
+        self.kept_step: tuple[Any, Any] | None = None  # see ``static_step``
         make = _projection_maker(gpt.pos_emb.device, gpt.pos_emb.dtype, weights)
 
         def prepared(*linears: nn.Linear) -> Project:
@@ -134,14 +134,19 @@ class PreparedGPT:
             attend: given the layer and its new queries, keys and values, each (B, heads, S,
                 head_dim), stores and looks at what it must; (B, heads, S, head_dim).
         """
+        n_samples, n_new, width = x.shape
+        per_head = (n_samples, n_new, 3, self.n_head, width // self.n_head)
         for layer, block in enumerate(self.blocks):
-            qkv = rearrange(
-                block.qkv(block.ln1(x)), "b s (three h d) -> three b h s d", three=3, h=self.n_head
-            )
-            y = attend(layer, qkv[0], qkv[1], qkv[2])
-            x = x + block.proj(rearrange(y, "b h s d -> b s (h d)"))
-            x = x + block.narrow(F.gelu(block.widen(block.ln2(x))))
-        return self.ln_f(x)
+            # (3, B, heads, S, head_dim); plain views, since this runs for every layer and token
+            qkv = block.qkv(_norm(block.ln1, x)).view(per_head).permute(2, 0, 3, 1, 4)
+            y = attend(layer, *qkv.unbind(0))
+            x = x + block.proj(y.transpose(1, 2).reshape(x.shape))
+            x = x + block.narrow(F.gelu(block.widen(_norm(block.ln2, x))))
+        return _norm(self.ln_f, x)
+
+
+def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _projection_maker(
@@ -203,7 +208,7 @@ def _int8_on_cpu(weight: Tensor, bias: Tensor) -> Project:
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
     def project(x: Tensor) -> Tensor:
-        largest = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12)  # (B, S, 1)
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_min(1e-12)
         y = multiply(x / largest, 1 / ACTIVATION_STEPS, ACTIVATION_STEPS + 1, packed)
         return torch.addcmul(bias, y, largest)
 

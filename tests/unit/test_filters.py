@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tats.sampling import TokenFilter
-from tats.sampling.filters import draw
+from tats.sampling.filters import draw, draw_token
 
 
 def logits_of(*probabilities: float) -> Tensor:
@@ -123,3 +123,49 @@ def test_a_row_is_drawn_alike_alone_and_in_a_batch() -> None:
     for i in range(9):
         alone = draw(token_filter.sort(logits[i : i + 1]), uniforms[i : i + 1])
         assert alone.item() == together[i].item()
+
+
+def tied_logits(n_samples: int) -> Tensor:
+    return (torch.randn(n_samples, 50) * 2).round() / 2
+
+
+SETTINGS = [
+    {"top_k": 12},
+    {"top_p": 0.7},
+    {"top_k": 20, "top_p": 0.8},
+    {},
+    {"top_k": 9, "top_p": 0.6, "temperature": 0.8},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("ties", [False, True])
+def test_draws_follow_the_softmax_of_the_filtered_logits(settings: dict, ties: bool) -> None:
+    token_filter, n_draws = TokenFilter(**settings), 20_000
+    logits = tied_logits(1) if ties else torch.randn(1, 50)
+    expected = token_filter(logits).softmax(dim=1)[0] * n_draws
+    drawn = draw_token(token_filter, logits.expand(n_draws, -1), torch.rand(n_draws))
+    counts = torch.bincount(drawn, minlength=50)
+    assert counts[expected == 0].sum() == 0
+    likely = expected >= 5  # where the statistic's distribution is known
+    chi_square = float(((counts - expected)[likely] ** 2 / expected[likely]).sum())
+    n_free = int(likely.sum()) - 1
+    assert chi_square < n_free + 5 * (2 * n_free) ** 0.5
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 7, 20, 49])
+@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("ties", [False, True])
+def test_every_share_of_the_uniform_numbers_is_right_with_top_k(
+    top_k: int, top_p: float, ties: bool
+) -> None:
+    token_filter, n = TokenFilter(top_k=top_k, top_p=top_p), 20_000
+    logits = tied_logits(1) if ties else torch.randn(1, 50)
+    drawn = draw_token(token_filter, logits.expand(n, -1), torch.arange(n) / n)
+    share = torch.bincount(drawn, minlength=50) / n
+    torch.testing.assert_close(share, token_filter(logits).softmax(dim=1)[0], rtol=0, atol=2e-4)
+
+
+def test_all_logits_equal_are_drawn_alike_though_top_k_is_one() -> None:
+    drawn = draw_token(TokenFilter(top_k=1), torch.zeros(100, 10), torch.arange(100) / 100)
+    assert torch.equal(torch.bincount(drawn), torch.full((10,), 10))

@@ -1,0 +1,101 @@
+"""Frames out of codes: in chunks as at once, and as the VQGAN decodes."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from tiny import tiny_vqgan
+
+from tats.models.vqgan import VQGAN
+from tats.sampling.frames import FrameDecoder, for_inference, needed_latents
+from tats.video_io import to_uint8
+
+
+def trained_vqgan(**flags: object) -> VQGAN:
+    """A VQGAN whose norms do something and whose pictures have contrast."""
+    vqgan = tiny_vqgan(**flags)
+    for module in vqgan.decoder.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    vqgan.codebook.embeddings.normal_()
+    return vqgan
+
+
+SHAPES = [(4, 4, 4), (4, 8, 8), (2, 2, 2), (1, 2, 2), (8, 4, 4)]
+
+
+@pytest.mark.parametrize("downsample", SHAPES)
+def test_prepared_decoding_equals_the_vqgans_to_float_noise(
+    downsample: tuple[int, int, int],
+) -> None:
+    vqgan = trained_vqgan(downsample=downsample)
+    codes = torch.randint(32, (2, 3, 2, 4))
+    with torch.no_grad():
+        expected, video = vqgan.decode(codes), FrameDecoder(vqgan).whole(codes)
+    torch.testing.assert_close(video, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("downsample", SHAPES)
+@pytest.mark.parametrize("chunk_frames", [1, 3, 8])
+def test_chunks_equal_the_whole_clip(
+    downsample: tuple[int, int, int], chunk_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Compare before rounding: float32 noise, not steps of 1/255.
+    monkeypatch.setattr("tats.sampling.frames.to_uint8", lambda video: video.movedim(-4, -1))
+    vqgan = trained_vqgan(downsample=downsample)
+    codes = torch.randint(32, (23, 2, 2))
+    with torch.no_grad():
+        expected = vqgan.decode(codes[None])[0].movedim(0, -1)
+    pieces = list(FrameDecoder(vqgan, chunk_frames=chunk_frames).chunks(codes))
+    assert [len(piece) for piece in pieces[:-1]] == [chunk_frames * downsample[0]] * (
+        len(pieces) - 1
+    )
+    torch.testing.assert_close(torch.cat(pieces), expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("downsample", SHAPES)
+def test_frames_depend_on_the_latents_said_to_be_needed_and_no_others(
+    downsample: tuple[int, int, int],
+) -> None:
+    vqgan, n_latents, rate = trained_vqgan(downsample=downsample).double(), 40, downsample[0]
+    decoder = for_inference(vqgan.decoder)
+    features = torch.randn(1, decoder.in_channels, n_latents, 1, 1, dtype=torch.float64)
+    features.requires_grad_()
+    middle = slice(20 * rate, 21 * rate)
+    decoder(features)[:, :, middle].square().sum().backward()
+    assert features.grad is not None
+    touched = features.grad.abs().sum(dim=(0, 1, 3, 4)).nonzero()[:, 0]
+    first, last = needed_latents(decoder, middle.start, middle.stop)
+    assert (int(touched.min()), int(touched.max()) + 1) == (first, last)
+
+
+def test_group_norm_is_decoded_at_once_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    vqgan = trained_vqgan(norm_type="group", n_hiddens=16)
+    codes = torch.randint(32, (6, 2, 2))
+    with caplog.at_level(logging.WARNING):
+        (frames,) = FrameDecoder(vqgan, chunk_frames=2).chunks(codes)
+    assert "group norm" in caplog.text
+    with torch.no_grad():
+        expected = to_uint8(vqgan.decode(codes[None]))[0]
+    assert (frames.int() - expected.int()).abs().max() <= 1
+
+
+def test_the_vqgan_given_is_left_alone() -> None:
+    vqgan = trained_vqgan()
+    before = {name: tensor.clone() for name, tensor in vqgan.state_dict().items()}
+    FrameDecoder(vqgan)
+    after = vqgan.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("code", [-1, 32])
+def test_codes_out_of_range_are_refused(code: int) -> None:
+    codes = torch.zeros(2, 2, 2, dtype=torch.int64)
+    codes[1, 1, 1] = code
+    with pytest.raises(ValueError, match=r"expected 0\.\.31"):
+        list(FrameDecoder(trained_vqgan()).chunks(codes))
