@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "bench_coinrun_frames_per_second.py"
+from load_script import load_script
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/bench_coinrun_frames_per_second.py")
 
 
 def test_rates_are_printed_with_their_spread(
     bench: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench.main(["--resolution", "32", "--n_games", "1", "--n_frames", "3", "--n_repeats", "2"])
+    sizes = ["--resolution", "32", "--n_games", "1", "--n_frames", "3", "--n_repeats", "2"]
+    bench.main([*sizes, "--no_record"])
     result = json.loads(capsys.readouterr().out)
     for name in ("frames_per_second", "maps_per_second"):
         rate = result[name]
