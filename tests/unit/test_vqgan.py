@@ -121,11 +121,11 @@ def test_accumulating_over_two_batches_gives_the_gradient_of_the_joint_batch():
 
         vqgan._step = recording_step
         fit(vqgan, batches, max_epochs=1)
+    # Some gradients are zero but for rounding: they count against the size of the others.
+    largest = max(float(gradient.abs().max()) for gradient in gradients[joint].values())
     for name, want in gradients[joint].items():
-        scale = float(want.abs().max())
-        torch.testing.assert_close(
-            gradients[parts][name], want, rtol=1e-3, atol=1e-4 * scale + 1e-8
-        )
+        got = gradients[parts][name]
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4 * largest)
 
 
 def test_a_single_forward_moves_the_batch_statistics_once():
