@@ -56,6 +56,9 @@ def held_out_batches(args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
     if args.shuffle_condition and n_clips % args.batch_size == 1:
         n_clips -= 1  # it would have no other clip in its batch
     indices = torch.linspace(0, len(dataset) - 1, n_clips).round().int().tolist()
+    if args.shuffle_condition:  # neighbours in a data set are often of one video, or of one class
+        order = torch.randperm(n_clips, generator=torch.Generator().manual_seed(0))
+        indices = [indices[number] for number in order]
     for start in tqdm(range(0, n_clips, args.batch_size), desc="measuring", unit="batch"):
         items = [dataset[index] for index in indices[start : start + args.batch_size]]
         yield torch.utils.data.default_collate(items)
