@@ -6,10 +6,10 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+from small_data import grey_frames
 
 from tats.data.sound import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 from tats.video_io import Sound, write_video
-from small_data import grey_frames
 
 N_FRAMES = 24
 STFT_SHAPE = (45, 17)
