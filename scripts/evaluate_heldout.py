@@ -8,7 +8,7 @@ Prints one line of JSON: PSNR in dB of the reconstructions, perplexity of the co
 clips together, their unigram entropy in nats (what a model that knew only how often each code
 occurs would score), and the GPT's cross-entropy in nats per code. With --shuffle_condition also
 its cross-entropy when every clip comes with another clip's sound, caption or label of the same
-batch: what the condition is worth to it.
+batch, and the difference, in nats per clip with its standard error: what the condition is worth.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class HeldOutFigures:
         self.vqgan, self.model = vqgan, model
         self.shuffle_condition = shuffle_condition
         self.shuffled_loss = 0.0
+        self.gains: list[float] = []  # of every batch, in nats per clip
         self.n_clips = 0
         self.counts = torch.zeros(vqgan.n_codes, dtype=torch.float64)
         self.psnr, self.loss = 0.0, 0.0
@@ -88,11 +90,14 @@ class HeldOutFigures:
         self.psnr += float((-10 * mse.clamp_min(1e-10).log10()).sum())
         self.counts += torch.bincount(codes.flatten(), minlength=self.vqgan.n_codes)
         if self.model is not None:
-            self.loss += float(self.model.shared_step(batch, 0)[0]) * len(video)
-        if self.model is not None and self.shuffle_condition:
-            key = self.model.conditioner.batch_key
-            others = {**batch, key: batch[key].roll(1, dims=0)}
-            self.shuffled_loss += float(self.model.shared_step(others, 0)[0]) * len(video)
+            loss = float(self.model.shared_step(batch, 0)[0])
+            self.loss += loss * len(video)
+            if self.shuffle_condition:
+                key = self.model.conditioner.batch_key
+                others = {**batch, key: batch[key].roll(1, dims=0)}
+                shuffled = float(self.model.shared_step(others, 0)[0])
+                self.shuffled_loss += shuffled * len(video)
+                self.gains.append((shuffled - loss) * codes[0].numel())
         self.n_clips += len(video)
         return reconstruction
 
@@ -112,6 +117,10 @@ class HeldOutFigures:
             figures["transformer_loss"] = self.loss / self.n_clips
         if self.model is not None and self.shuffle_condition:
             figures["transformer_loss_shuffled"] = self.shuffled_loss / self.n_clips
+            figures["gain_per_clip"] = statistics.fmean(self.gains)
+        if len(self.gains) > 1:  # from how much the batches differ
+            error = statistics.stdev(self.gains) / math.sqrt(len(self.gains))
+            figures["gain_per_clip_error"] = error
         return figures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from argparse import Namespace
 from collections.abc import Callable
@@ -79,9 +80,16 @@ class VideoData(LightningDataModule):
         return self._datasets[train]
 
     def prepare_data(self) -> None:
-        """Index both splits, in one process a machine, so that the others find the index."""
-        self.dataset(train=True)
-        self.dataset(train=False)
+        """Index both splits and read a clip of each, in one process a machine.
+
+        The others find the index then, and data that no flag fits are met before training.
+
+        Raises:
+            UserError: the data are missing, damaged, or have another layout than the flags say.
+        """
+        for train in (True, False):
+            trial = copy.deepcopy(self.dataset(train))  # whose open files no process inherits
+            trial[0]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return batches of training clips in a new order every epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from load_script import load_script
 from small_data import write_video_folders
+from small_games import frame, record
+from small_sound import drum_paths, frame_stft, write_drums, write_pickle
 from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
 
 CLIP = "--resolution 16 --sequence_length 16 --batch_size 2 --num_workers 0 --max_steps 1"
@@ -18,6 +21,8 @@ SMALL = {
     "train_vqgan.py": "--embedding_dim 8 --n_codes 32 --n_hiddens 16",
     "train_transformer.py": "--vqvae {vqgan} --n_layer 1 --n_head 2 --n_embd 16 --block_size 64",
 }
+
+SOUND = "--stft_data --image_channels 1 --image_gan_weight 0 --video_gan_weight 0"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for split in ("train", "test"):
             file[f"{split}_data"] = np.zeros((20, 16, 16, 3), np.uint8)
             file[f"{split}_idx"] = np.array([0, 20])
+    for name, array in {"turned": frame_stft().swapaxes(1, 2), "loud": 2 + frame_stft()}.items():
+        drums = write_drums(root / name)
+        write_pickle(drum_paths(drums, "folders", "train", "clip0")[0], array)
+    for name, zoom in {"coinrun": 5.5, "coinrun_zoom": 3.0}.items():
+        for split in ("train", "test"):
+            (root / name / split).mkdir(parents=True)
+            game = record([frame() for _ in range(18)], zoom=zoom)
+            (root / name / split / "game.json").write_text(json.dumps(game))
     (root / "text.ckpt").write_text("this is no checkpoint")
     vqgan = tiny_vqgan()
     save_checkpoint(vqgan, root / "vqgan.ckpt")
@@ -59,6 +72,10 @@ MISTAKES = [
     ("train_vqgan.py", "--data_path {clips} --smap_cond 1", "--smap_cond got 1"),
     ("train_transformer.py", "--data_path {missing}", "--data_path got .*which does not exist"),
     ("train_transformer.py", "--data_path {clips}", "has no class labels"),
+    ("train_vqgan.py", f"{SOUND} --data_path {{turned}}", r"clip0.pickle has shape \(.*17, 45\)"),
+    ("train_vqgan.py", f"{SOUND} --data_path {{loud}}", r"clip0.pickle has values .* in \[0, 1\]"),
+    ("train_vqgan.py", "--data_path {coinrun_zoom}", "zoom is 3.0; .*game.json"),
+    ("train_vqgan.py", "--data_path {coinrun} --coinrun_assets {empty}", "assets .*empty has no"),
     # sizes
     ("train_vqgan.py", "--data_path {videos} --resolution 18", "--resolution gives 18"),
     ("train_vqgan.py", "--data_path {videos} --sequence_length 0", "--sequence_length got 0"),

@@ -80,7 +80,9 @@ def test_sound_goes_from_raw_data_to_samples(sound, tmp_path, capsys):
     figures = run(
         "scripts/evaluate_heldout.py", f"{data} {models} --n_clips 2 --shuffle_condition", capsys
     )
-    assert np.isfinite(figures["transformer_loss_shuffled"]) and figures["n_clips"] == 2
+    assert figures["n_clips"] == 2
+    difference = figures["transformer_loss_shuffled"] - figures["transformer_loss"]
+    assert figures["gain_per_clip"] == pytest.approx(64 * difference, abs=1e-4)
 
 
 @pytest.mark.slow
