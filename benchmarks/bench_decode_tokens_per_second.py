@@ -21,11 +21,15 @@ from torch import Tensor
 from tats.errors import UserError, one_line_errors
 from tats.models.gpt import GPT
 from tats.sampling import TokenFilter, decode, whole
+from tats.sampling.decode import decode_one_token, plan_slots
+from tats.sampling.filters import draw_token
 from tats.sampling.prepared import PreparedGPT
+from tats.sampling.static_step import static_step
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 GREEDY = TokenFilter(temperature=0.0)
 EARLY, LATE = 100, 1000  # tokens between whose costs the growth is stated
+N_STEPS, N_TIMINGS = 20, 8
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--n_tokens", type=int, default=1024)
     add("--top_k", type=int, default=2048)
     add("--top_p", type=float, default=0.92)
-    add("--engines", nargs="+", default=["32", "int8"], choices=[*DTYPES, "int8"])
+    add("--engines", nargs="+", default=["32", "bf16", "int8"], choices=[*DTYPES, "int8"])
     add("--n_repeats", type=int, default=3, help="timed runs of each, taken in turn")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--no_record", action="store_true", help="do not append to RECORDS.md")
@@ -116,7 +120,7 @@ def make_gpt(args: argparse.Namespace, device: torch.device, name: str) -> GPT:
 
 def make_engine(args: argparse.Namespace, device: torch.device, name: str) -> PreparedGPT:
     """Prepare a model of its own for one engine: a precision, or int8 weights."""
-    dtype = "bf16" if name == "int8" and device.type == "cuda" else name
+    dtype = "bf16" if name == "int8" else name
     weights = "int8" if name == "int8" else "full"
     return PreparedGPT(make_gpt(args, device, dtype), weights=weights, release=True)
 
@@ -132,18 +136,30 @@ def write(
     return decode(engine, canvas, start, whole(n_tokens), token_filter=token_filter, seeds=seeds)
 
 
+@torch.no_grad()
 def agreement_of(
     args: argparse.Namespace, baseline: GPT, engines: dict[str, PreparedGPT], start: Tensor
 ) -> dict[str, float]:
-    """Share of greedy tokens each engine has in common with the baseline."""
+    """Share of greedy tokens each engine has in common with the baseline.
+
+    The float32 engine writes its own; the others, which would go ways of their own after a first
+    difference, choose each token after the baseline's tokens before it.
+    """
     expected = decode_as_published(baseline, start, args.n_tokens, top_k=1)
-    canvas = torch.full_like(expected, -1)
-    schedule = whole(args.n_tokens)
-    return {
-        name: float((decode(engine, canvas, start, schedule, token_filter=GREEDY) == expected)
-                    .float().mean())
-        for name, engine in engines.items()
-    }  # fmt: skip
+    before = torch.cat([start, expected[:, :-1]], dim=1)
+    result = {}
+    for name, engine in engines.items():
+        if name == "32":
+            canvas = torch.full_like(expected, -1)
+            chosen = decode(engine, canvas, start, whole(args.n_tokens), token_filter=GREEDY)
+        else:
+            cache = engine.new_cache(*before.shape)
+            hidden = engine.forward_cached(
+                before, torch.arange(before.shape[1], device=start.device), cache
+            )
+            chosen = torch.stack([engine.head_for(0, args.vocab_size)(h).argmax(1) for h in hidden])
+        result[name] = float((chosen == expected).float().mean())
+    return result
 
 
 def engine_facts(
@@ -158,7 +174,7 @@ def engine_facts(
     """Everything measured about one engine."""
     median = statistics.median(times[name])
     per_token = median / args.n_tokens
-    weights, cache = bytes_read(args, name, start.device)
+    weights, cache = bytes_read(args, name)
     facts = {
         "ms_per_token": per_token * 1e3,
         "tokens_per_second": args.batch_size / per_token,
@@ -168,41 +184,50 @@ def engine_facts(
         "weights_MB": weights / 1e6,
         "cache_MB": cache * args.n_tokens / 1e6,
     }
-    if args.n_tokens >= LATE:
+    if args.n_tokens >= LATE + N_STEPS:
         facts["growth"] = growth(args, engine, start)
     command = [sys.executable, __file__, *argv, "--memory_of", name]
     facts |= json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return facts
 
 
-def bytes_read(args: argparse.Namespace, name: str, device: torch.device) -> tuple[float, float]:
+def bytes_read(args: argparse.Namespace, name: str) -> tuple[float, float]:
     """Bytes of all weights a token reads, and of the cache for each token before it."""
     layers = 12 * args.n_layer * args.n_embd**2
     head = args.vocab_size * args.n_embd
-    size = 2 if name in ("bf16", "16") or (name == "int8" and device.type == "cuda") else 4
+    size = 4 if name == "32" else 2
     weights = layers * (1 if name == "int8" else size) + head * size
     return weights, 2 * args.n_layer * args.batch_size * args.n_embd * size
 
 
 def growth(args: argparse.Namespace, engine: PreparedGPT, start: Tensor) -> float:
-    """Cost of token 1000 over that of token 100: twenty tokens behind each, three times."""
-    ratios = []
-    for _ in range(3):
-        costs = []
-        for n_known in (EARLY, LATE - 20):
-            canvas = torch.zeros(len(start), n_known + 20, dtype=torch.int64, device=start.device)
-            shorter = canvas[:, : n_known + 1].clone()
-            shorter[:, -1] = -1
-            canvas[:, n_known:] = -1
+    """Cost of token 1000 over that of token 100: medians of twenty tokens behind each."""
+    n_samples, device = len(start), start.device
+    token_filter = TokenFilter(top_k=args.top_k, top_p=args.top_p)
+    (window,) = whole(args.n_tokens)
+    plan = plan_slots(engine, window, start.shape[1], "released")
+    uniforms = torch.full((n_samples, N_STEPS), 0.5, device=device)
+    tokens = (0, args.vocab_size)
+    step = static_step(engine, n_samples, args.n_tokens, token_filter, tokens)
+    cache = engine.new_cache(n_samples, args.n_tokens) if step is None else step.cache
+    head = engine.head_for(*tokens)
 
-            def one(c: Tensor) -> Callable[[], object]:
-                return lambda: decode(engine, c, start, whole(c.shape[1]), seeds=range(len(start)))
+    def take_steps(first: int) -> None:
+        if step is not None:
+            step.begin(plan, first, uniforms)
+            for slot in range(first, first + N_STEPS):
+                step(slot)
+            return
+        cache.length, token = first, start[:, 0]
+        for slot in range(first, first + N_STEPS):
+            hidden = decode_one_token(engine, token, slot, plan, cache)
+            token = draw_token(token_filter, head(hidden), uniforms[:, 0])
 
-            one(shorter)()
-            prefill = records.seconds(one(shorter), start.device)
-            costs.append(records.seconds(one(canvas), start.device) - prefill)
-        ratios.append(costs[1] / costs[0])
-    return statistics.median(ratios)
+    costs: dict[int, list[float]] = {EARLY: [], LATE: []}
+    for _ in range(N_TIMINGS):
+        for first, seconds in costs.items():
+            seconds.append(records.seconds(lambda first=first: take_steps(first), device))
+    return statistics.median(costs[LATE][1:]) / statistics.median(costs[EARLY][1:])
 
 
 def peak_memory(args: argparse.Namespace, device: torch.device) -> dict[str, float]:

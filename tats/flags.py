@@ -293,7 +293,7 @@ TRAINER_FLAGS = (
 COMMON_SAMPLING_FLAGS = (  # ours
     Flag("seed",      int, 0,      "",     "seed of the first sample; sample i uses seed + i"),
     Flag("precision", str, "32",   "",     "number format of the transformer and the decoder", SamplingPrecision),
-    Flag("weights",   str, "full", "",     "full = in --precision; int8 = in 8 bits: half the time on a CPU, slightly other samples", WeightFormat),
+    Flag("weights",   str, "full", "",     "full = in --precision; int8 = in 8 bits, faster on a CPU, slightly other samples", WeightFormat),
     Flag("device",    str, "auto", "",     "device to sample on, such as cpu or cuda:0; auto = the GPU where there is one"),
 )
 

@@ -6,7 +6,7 @@ one token at a time (``decode_one_token``), through a cache allocated once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -113,7 +113,7 @@ def decode(
         known=known,
         uniforms=_uniforms(seeds, *canvas.shape).to(device),
         token_filter=token_filter,
-        head=gpt.head.weight[lowest:highest],
+        head=_head_for(gpt, lowest, highest),
         lowest_token=lowest,
         cache=gpt.new_cache(len(canvas), n_slots) if step is None else step.cache,
         step=step,
@@ -149,8 +149,8 @@ class _WindowWriter:
     known: frozenset[int]
     uniforms: Tensor  # (B, N) the random number that decides each canvas token
     token_filter: TokenFilter
-    head: Tensor  # (V', D) rows of the output layer for the tokens that may be drawn
-    lowest_token: int  # token of the head's first row
+    head: Callable[[Tensor], Tensor]  # hidden states (B, D) to logits of the tokens allowed
+    lowest_token: int  # token of the first logit
     cache: KVCache
     step: StaticStep | None  # None to feed tokens at growing shapes
 
@@ -187,8 +187,14 @@ class _WindowWriter:
                 step(plan.n_prefill + i)
 
     def _next_token(self, hidden: Tensor, index: int) -> Tensor:
-        logits = F.linear(hidden, self.head)  # (B, V')
+        logits = self.head(hidden)  # (B, V')
         return draw_token(self.token_filter, logits, self.uniforms[:, index]) + self.lowest_token
+
+
+def _head_for(gpt: Model, lowest: int, highest: int) -> Callable[[Tensor], Tensor]:
+    if isinstance(gpt, PreparedGPT):
+        return gpt.head_for(lowest, highest)
+    return lambda hidden: F.linear(hidden, gpt.head.weight[lowest:highest])
 
 
 def plan_slots(

@@ -1,13 +1,12 @@
 """A GPT's weights in the form that decodes fastest, and the same way through the network.
 
-Query, key and value projections are one matrix product. On a CPU, weights are packed once into
-the block format its matrix library reads (float32), or kept in 8 bits.
+Query, key and value projections are one matrix product. On a CPU a token is one call of compiled
+code (``cpu_step``), or else weights are packed once into the block format its matrix library reads.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,15 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tats.models.gpt import GPT, KVCache
-
-log = logging.getLogger(__name__)
+from tats.sampling import cpu_step
+from tats.sampling.cpu_step import CompiledLayers, StoredMatrix
 
 WeightFormat = Literal["full", "int8"]
-Project = Callable[[Tensor], Tensor]  # (B, S, in) to (B, S, out)
+Project = Callable[[Tensor], Tensor]  # (..., in) to (..., out)
 
 PACKED_ROWS = 16  # rows of input the packed format is laid out for; any number works
-# 7 bits: AVX2 adds two products of 8 bits in 16 bits, which must not overflow.
-ACTIVATION_STEPS = 63
 
 
 @dataclass(frozen=True)
@@ -46,26 +43,27 @@ class PreparedGPT:
     Args:
         gpt: on its device, in its dtype, in eval mode.
         weights: ``full`` keeps the GPT's precision; ``int8`` stores the layers' matrices in 8
-            bits, one scale an output channel (on a CPU, inputs are rounded to 7 bits too, one
-            scale a token).
+            bits, one scale an output channel.
         release: free each of the GPT's matrices once it is prepared, so that no second copy of
             the model is held; the GPT cannot be used afterwards.
 
     Raises:
-        ValueError: int8 weights are not available on this device or with this torch.
+        ValueError: int8 weights are not available on this device.
+
+    On a CPU, bfloat16 and int8 are ways to store numbers; the compiled step computes in float32.
     """
 
     def __init__(self, gpt: GPT, *, weights: WeightFormat = "full", release: bool = False) -> None:
         self.vocab_size, self.block_size = gpt.vocab_size, gpt.block_size
         self.n_layer, self.n_head, self.n_embd = gpt.n_layer, gpt.n_head, gpt.n_embd
         self.n_unmasked, self.vtokens_grid = gpt.n_unmasked, gpt.vtokens_grid
-        self.tok_emb, self.pos_emb, self.ln_f, self.head = (
-            gpt.tok_emb, gpt.pos_emb, gpt.ln_f, gpt.head,
-        )  # fmt: skip
+        self.tok_emb, self.pos_emb, self.head = gpt.tok_emb, gpt.pos_emb, gpt.head
         self.vtokens_pos_emb = None if gpt.vtokens_grid is None else gpt.vtokens_pos_emb
         self.new_cache: Callable[[int, int], KVCache] = gpt.new_cache
         self.kept_step: tuple[Any, Any] | None = None  # see ``static_step``
-        make = _projection_maker(gpt.pos_emb.device, gpt.pos_emb.dtype, weights)
+        device, dtype = gpt.pos_emb.device, gpt.pos_emb.dtype
+        compiled = device.type == "cpu" and dtype in cpu_step.CACHE_TYPES and cpu_step.is_built()
+        make = _maker(device, dtype, weights, compiled)
 
         def prepared(*linears: nn.Linear) -> Project:
             weight = torch.cat([linear.weight.detach() for linear in linears])
@@ -75,11 +73,14 @@ class PreparedGPT:
                     linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
             return make(weight, bias)
 
+        def norm(layer: nn.LayerNorm) -> nn.LayerNorm:
+            return copy.deepcopy(layer).float() if compiled else layer
+
         blocks: Any = gpt.blocks
         self.blocks = [
             PreparedBlock(
-                ln1=block.ln1,
-                ln2=block.ln2,
+                ln1=norm(block.ln1),
+                ln2=norm(block.ln2),
                 qkv=prepared(block.attn.query, block.attn.key, block.attn.value),
                 proj=prepared(block.attn.proj),
                 widen=prepared(block.mlp[0]),
@@ -87,6 +88,10 @@ class PreparedGPT:
             )
             for block in blocks
         ]
+        self.ln_f = norm(gpt.ln_f)
+        self.compiled: CompiledLayers | None = None
+        if compiled:
+            self.compiled = CompiledLayers(self.blocks, self.ln_f, n_head=self.n_head)
 
     @torch.no_grad()
     def forward_cached(
@@ -110,11 +115,15 @@ class PreparedGPT:
             key, value = cache.append(layer, key, value)
             causal = mask is None and n_new > 1
             return F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=causal
+                query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask, is_causal=causal
             )
 
         x = self.embed(tokens, positions, video_positions)
-        x = self.layers(x, attend)
+        if self.compiled is not None and n_new == 1:
+            visible = None if mask is None else mask[0]
+            x = self.compiled.step(x[:, 0], cache, visible)[:, None]
+        else:
+            x = self.layers(x, attend)
         cache.length = n_slots
         return x
 
@@ -124,7 +133,14 @@ class PreparedGPT:
         if self.vtokens_pos_emb is not None:
             assert video_positions is not None, "a model with a vtokens_grid needs places in it"
             x = x + self.vtokens_pos_emb.flatten(0, 3)[video_positions]
-        return x
+        return x if self.compiled is None else x.float()
+
+    def head_for(self, lowest: int, highest: int) -> Project:
+        """The output layer for tokens lowest .. highest - 1: hidden states (B, D) to logits."""
+        weight = self.head.weight[lowest:highest]
+        if self.compiled is None:
+            return lambda hidden: F.linear(hidden, weight)
+        return StoredMatrix(weight, None, None).few_rows
 
     def layers(self, x: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Take embeddings (B, S, D) through all layers and the last norm.
@@ -149,30 +165,31 @@ def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
-def _projection_maker(
-    device: torch.device, dtype: torch.dtype, weights: WeightFormat
+def _maker(
+    device: torch.device, dtype: torch.dtype, weights: WeightFormat, compiled: bool
 ) -> Callable[[Tensor, Tensor], Project]:
     """Choose how a weight (out, in) and a bias (out,) become a projection."""
+    if compiled:
+        return _stored_in_8_bits if weights == "int8" else _stored
     if weights == "int8":
-        if device.type != "cpu":
-            return _int8_on_gpu
-        if dtype != torch.float32 or not _has_int8_products():
+        if device.type == "cpu":
             raise ValueError(
-                f"int8 weights got {dtype} on this processor; expected float32 activations and "
-                "torch's x86 quantized kernels"
+                "8-bit weights on a CPU need the compiled decoding step; install a C++ compiler "
+                "and run `pip install -e .` again"
             )
-        return _int8_on_cpu
-    if device.type == "cpu" and dtype == torch.float32:
-        if _can_pack():
-            return _packed_on_cpu
-        log.warning("this torch cannot pack float32 weights (no oneDNN): decoding is slower")
+        return _int8_on_gpu
+    if device.type == "cpu" and dtype == torch.float32 and _can_pack():
+        return _packed_on_cpu
     return lambda weight, bias: lambda x: F.linear(x, weight, bias)
 
 
-def _has_int8_products() -> bool:
-    return "x86" in torch.backends.quantized.supported_engines and hasattr(
-        torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32"
-    )
+def _stored(weight: Tensor, bias: Tensor) -> Project:
+    return StoredMatrix(weight, None, bias.float())
+
+
+def _stored_in_8_bits(weight: Tensor, bias: Tensor) -> Project:
+    scale = _channel_scales(weight)
+    return StoredMatrix(_in_8_bits(weight.float(), scale), scale, bias.float())
 
 
 def _can_pack() -> bool:
@@ -188,38 +205,15 @@ def _packed_on_cpu(weight: Tensor, bias: Tensor) -> Project:
     return lambda x: ops._linear_pointwise(x, packed, bias, "none", [], "")
 
 
-def _int8_on_cpu(weight: Tensor, bias: Tensor) -> Project:
-    """Products of 8-bit weights and 7-bit inputs.
-
-    Every token's input has a scale of its own: a scale shared by a batch would let samples
-    change each other.
-    """
-    scale = _channel_scales(weight)
-    zeros = torch.zeros(len(weight), dtype=torch.int64)
-    with warnings.catch_warnings():  # they will go one day; ``_projection_maker`` looks for them
-        warnings.filterwarnings("ignore", message=".*quantized tensor creation.*")
-        quantized = torch.quantize_per_channel(weight, scale.double(), zeros, 0, torch.qint8)
-    engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "x86"  # the packed format belongs to an engine
-    try:
-        packed = torch.ops.quantized.linear_prepack(quantized, None)
-    finally:
-        torch.backends.quantized.engine = engine
-    multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-
-    def project(x: Tensor) -> Tensor:
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_min(1e-12)
-        y = multiply(x / largest, 1 / ACTIVATION_STEPS, ACTIVATION_STEPS + 1, packed)
-        return torch.addcmul(bias, y, largest)
-
-    return project
-
-
 def _int8_on_gpu(weight: Tensor, bias: Tensor) -> Project:
     """8-bit weights, widened as they are read."""
     scale = _channel_scales(weight).to(weight.dtype)
-    quantized = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    quantized = _in_8_bits(weight, scale)
     return lambda x: F.linear(x, quantized.to(x.dtype)) * scale + bias
+
+
+def _in_8_bits(weight: Tensor, scale: Tensor) -> Tensor:
+    return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
 
 
 def _channel_scales(weight: Tensor) -> Tensor:

@@ -41,8 +41,7 @@ class StaticStep:
         cache: its cache, at least one slot long.
         batch_size: samples.
         token_filter: top-k, top-p and temperature.
-        head: rows (V', D) of the output layer for the tokens that may be drawn.
-        lowest_token: token of the head's first row.
+        valid_tokens: half-open range of tokens that may be drawn.
     """
 
     def __init__(
@@ -52,12 +51,11 @@ class StaticStep:
         cache: KVCache,
         batch_size: int,
         token_filter: TokenFilter,
-        head: Tensor,
-        lowest_token: int,
+        valid_tokens: tuple[int, int],
     ) -> None:
         self.gpt, self.cache, self.token_filter = gpt, cache, token_filter
-        self.head, self.lowest_token = head, lowest_token
-        n_slots, device = cache.max_length, head.device
+        self.head, self.lowest_token = gpt.head_for(*valid_tokens), valid_tokens[0]
+        n_slots, device = cache.max_length, gpt.pos_emb.device
         self.token = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
         self._slot = torch.zeros(1, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(batch_size, n_slots, device=device)
@@ -112,7 +110,7 @@ class StaticStep:
         x = self.gpt.embed(self.token, self._positions[slot], self._places[slot])
         hidden = self.gpt.layers(x, attend)[:, 0]
         uniforms = self._uniforms[:, slot][:, 0]
-        drawn = draw_token(self.token_filter, F.linear(hidden, self.head), uniforms)
+        drawn = draw_token(self.token_filter, self.head(hidden), uniforms)
         self.token.copy_(drawn[:, None] + self.lowest_token)
         self._slot.add_(1)
 
@@ -162,8 +160,7 @@ def static_step(
             cache=gpt.new_cache(batch_size, n_slots),
             batch_size=batch_size,
             token_filter=token_filter,
-            head=gpt.head.weight[slice(*valid_tokens)],
-            lowest_token=valid_tokens[0],
+            valid_tokens=valid_tokens,
         )
         gpt.kept_step = (key, step)
     return gpt.kept_step[1]

@@ -109,15 +109,16 @@ def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(
     models, tmp_path, capsys
 ) -> None:
     flags = shlex.split("--sample_length 40 --n_sample 40 --batch_size 4")
-    begin = time.monotonic()
     whole = start(LONG, [*command(models, tmp_path / "a", "uncond"), *flags])
     assert whole.wait() == 0
-    duration, chance = time.monotonic() - begin, random.Random(0)
-    arguments = [*command(models, tmp_path / "b", "uncond"), *flags]
-    n_killed = 0
+    arguments, chance = [*command(models, tmp_path / "b", "uncond"), *flags], random.Random(0)
+    n_killed, n_parts = 0, 0
     for _ in range(N_KILLS):
         process = start(LONG, arguments)
-        time.sleep(chance.uniform(0.5, 1.0) * duration)
+        n_parts += chance.randint(1, 8)
+        while process.poll() is None and len(list(tmp_path.glob("b/*/.parts-*/*"))) < n_parts:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0.0, 0.02))
         process.send_signal(signal.SIGKILL)
         n_killed += process.wait() == -signal.SIGKILL
     assert n_killed > 0
@@ -153,8 +154,16 @@ def test_int8_weights_sample_too(models, tmp_path, capsys) -> None:
     flags = ["--n_sample", "2", "--class_cond", "--weights", "int8"]
     clips = np.load(run(SHORT, [*command(models, tmp_path), *flags], capsys)["clips"])
     assert clips.shape == (2, 16, 16, 16, 3) and clips.std() > 0
-    message = refused(SHORT, [*command(models, tmp_path), *flags, "--precision", "bf16"], capsys)
-    assert "--weights got int8" in message
+
+
+def test_int8_weights_are_refused_without_the_compiled_step(
+    models, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
+    flags = ["--n_sample", "2", "--class_cond", "--weights", "int8"]
+    message = refused(SHORT, [*command(models, tmp_path), *flags], capsys)
+    assert "--weights got int8" in message and "C++ compiler" in message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from small_models import small_gpt
 from torch import Tensor
 
 from tats.models.gpt import GPT
-from tats.sampling import TokenFilter, Window, decode, infill, sliding, spatial, whole
+from tats.sampling import TokenFilter, Window, cpu_step, decode, infill, sliding, spatial, whole
 from tats.sampling.prepared import PreparedGPT
 
 GREEDY = TokenFilter(temperature=0.0)
@@ -33,8 +33,13 @@ def start(schedule: list[Window]) -> Tensor:
     return canvas
 
 
-@pytest.fixture(params=["growing shapes", "fixed shapes"])
+@pytest.fixture(params=["compiled step", "growing shapes", "fixed shapes"])
 def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "compiled step":
+        if not cpu_step.is_built():
+            pytest.skip("there was no C++ compiler")
+        return
+    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
     if request.param == "fixed shapes":
         monkeypatch.setattr("tats.sampling.static_step.DEVICES", ("cpu",))
         monkeypatch.setattr("tats.sampling.static_step.BUCKET", 4)
@@ -69,7 +74,7 @@ def test_it_keeps_known_tokens_anywhere(shapes: None, known: list[int]) -> None:
     assert torch.equal(expected[:, known], canvas[:, known])
 
 
-def test_hidden_states_agree_to_float_noise() -> None:
+def test_hidden_states_agree_to_float_noise(shapes: None) -> None:
     gpt = small_gpt(vocab_size=40, n_embd=48)
     prepared, tokens = PreparedGPT(gpt), torch.randint(40, (2, 8))
     states = []
@@ -83,7 +88,13 @@ def test_hidden_states_agree_to_float_noise() -> None:
     torch.testing.assert_close(states[0], states[1], rtol=1e-5, atol=1e-5)
 
 
-def test_releasing_frees_the_matrices_and_leaves_the_gpts_state_to_nobody() -> None:
+def test_8_bits_without_the_compiled_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
+    with pytest.raises(ValueError, match="C\\+\\+ compiler"):
+        PreparedGPT(small_gpt(), weights="int8")
+
+
+def test_releasing_frees_the_matrices_and_leaves_the_gpts_state_to_nobody(shapes: None) -> None:
     gpt = small_gpt(vocab_size=40)
     condition = torch.zeros(1, 1, dtype=torch.int64)
     canvas = torch.full((1, 11), -1)
@@ -96,44 +107,11 @@ def test_releasing_frees_the_matrices_and_leaves_the_gpts_state_to_nobody() -> N
     )
 
 
-@pytest.fixture
-def int8_pair() -> tuple[GPT, PreparedGPT]:
-    gpt = small_gpt(vocab_size=40, n_embd=64)
-    for parameter in gpt.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
-    return gpt, PreparedGPT(gpt, weights="int8")
-
-
-def test_int8_weights_change_hidden_states_by_percents(
-    int8_pair: tuple[GPT, PreparedGPT],
-) -> None:
-    tokens, positions = torch.randint(40, (2, 8)), torch.arange(8)
-    exact, rounded = (
-        model.forward_cached(tokens, positions, model.new_cache(2, 8)) for model in int8_pair
-    )
-    error = (exact - rounded).norm() / exact.norm()
-    assert 0 < error < 0.06
-
-
-def test_int8_samples_do_not_change_each_other(int8_pair: tuple[GPT, PreparedGPT]) -> None:
-    _, prepared = int8_pair
-    condition, canvas = torch.randint(40, (5, 1)), torch.full((5, 11), -1)
-    together = decode(prepared, canvas, condition, whole(11), seeds=range(5))
-    for i in range(5):
-        one = decode(prepared, canvas[:1], condition[i : i + 1], whole(11), seeds=[i])
-        assert torch.equal(one[0], together[i])
-
-
-def test_int8_needs_float32_on_a_cpu() -> None:
-    with pytest.raises(ValueError, match=r"int8 weights got torch.bfloat16"):
-        PreparedGPT(small_gpt().to(torch.bfloat16), weights="int8")
-
-
 def test_a_step_is_kept_for_the_next_call_and_replaced_for_another_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tats.sampling.static_step.DEVICES", ("cpu",))
+    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
     prepared = PreparedGPT(small_gpt(vocab_size=40))
 
     def step_for(n_samples: int) -> Any:

@@ -1,0 +1,146 @@
+"""The compiled decoding step computes what the GPT computes, for every sample alike."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from small_models import small_gpt
+from torch import Tensor
+
+from tats.models.gpt import GPT
+from tats.sampling import cpu_step, decode, whole
+from tats.sampling.cpu_step import StoredMatrix
+from tats.sampling.prepared import PreparedGPT
+
+needs_the_step = pytest.mark.skipif(not cpu_step.is_built(), reason="there was no C++ compiler")
+
+
+def trained_gpt(**sizes: Any) -> GPT:
+    """A GPT whose activations are as small as a trained one's."""
+    gpt = small_gpt(vocab_size=40, block_size=20, **sizes)
+    for parameter in gpt.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return gpt
+
+
+@torch.no_grad()
+def hidden_states(
+    model: GPT | PreparedGPT, tokens: Tensor, mask: Tensor | None = None, n_prefill: int = 3
+) -> Tensor:
+    """Read some tokens at once and the others one by one; (B, S - n_prefill, D)."""
+    n_tokens = tokens.shape[1]
+    cache, positions = model.new_cache(len(tokens), n_tokens), torch.arange(n_tokens)
+    bounds = [0, *range(n_prefill, n_tokens + 1)]
+    states = [
+        model.forward_cached(
+            tokens[:, start:stop],
+            positions[start:stop],
+            cache,
+            mask=None if mask is None else mask[start:stop, :stop],
+        )
+        for start, stop in itertools.pairwise(bounds)
+    ]
+    return torch.cat(states[1:], dim=1)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@pytest.mark.skipif("CI" not in os.environ, reason="installed by hand, perhaps without it")
+def test_installing_with_a_compiler_builds_the_step() -> None:
+    assert cpu_step.is_built()
+
+
+@needs_the_step
+@pytest.mark.parametrize("n_samples", [1, 2, 3, 5])
+@pytest.mark.parametrize("width, n_head", [(16, 2), (20, 2), (72, 1), (144, 2), (6, 3)])
+def test_hidden_states_are_the_gpts(width: int, n_head: int, n_samples: int) -> None:
+    gpt = trained_gpt(n_embd=width, n_head=n_head)
+    tokens = torch.randint(40, (n_samples, 9))
+    expected = hidden_states(gpt, tokens)
+    torch.testing.assert_close(
+        hidden_states(PreparedGPT(gpt), tokens), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@needs_the_step
+def test_only_visible_slots_are_looked_at() -> None:
+    gpt = trained_gpt(n_embd=16)
+    tokens = torch.randint(40, (2, 9))
+    mask = torch.rand(9, 9) < 0.5
+    mask |= torch.eye(9, dtype=torch.bool)
+    expected = hidden_states(gpt, tokens, mask)
+    torch.testing.assert_close(
+        hidden_states(PreparedGPT(gpt), tokens, mask), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@needs_the_step
+def test_large_activations_overflow_nowhere() -> None:
+    gpt = trained_gpt(n_embd=32)
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.mul_(30)
+    tokens = torch.randint(40, (2, 9))
+    torch.testing.assert_close(
+        hidden_states(PreparedGPT(gpt), tokens), hidden_states(gpt, tokens), rtol=1e-4, atol=1e-3
+    )
+
+
+@needs_the_step
+def test_bfloat16_is_how_numbers_are_stored_not_how_they_are_added_up() -> None:
+    gpt = trained_gpt(n_embd=64)
+    tokens = torch.randint(40, (2, 9))
+    stored = copy.deepcopy(gpt).bfloat16()
+    prepared = PreparedGPT(copy.deepcopy(stored))
+    exact = hidden_states(stored.float(), tokens)
+    got = hidden_states(prepared, tokens)
+    assert got.dtype == torch.float32 and prepared.new_cache(1, 1).keys.dtype == torch.bfloat16
+    error = (got - exact).norm() / exact.norm()
+    assert 0 < error < 0.003  # keys and values are rounded, by 2^-9 at most
+
+
+@needs_the_step
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_8_bit_weights_change_hidden_states_by_percents(dtype: torch.dtype) -> None:
+    gpt = trained_gpt(n_embd=64)
+    tokens = torch.randint(40, (2, 9))
+    rounded = PreparedGPT(copy.deepcopy(gpt).to(dtype), weights="int8")
+    exact, got = hidden_states(gpt, tokens), hidden_states(rounded, tokens)
+    assert 0 < (got - exact).norm() / exact.norm() < 0.03
+
+
+@needs_the_step
+@pytest.mark.parametrize("weights", ["full", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_samples_do_not_change_each_other_by_a_bit(dtype: torch.dtype, weights: Any) -> None:
+    prepared = PreparedGPT(trained_gpt(n_embd=40).to(dtype), weights=weights)
+    condition, canvas = torch.randint(40, (7, 1)), torch.full((7, 19), -1)
+    together = decode(prepared, canvas, condition, whole(19), seeds=range(7))
+    for i in range(7):
+        alone = decode(prepared, canvas[:1], condition[i : i + 1], whole(19), seeds=[i])
+        assert torch.equal(alone[0], together[i])
+
+
+@needs_the_step
+@pytest.mark.parametrize("n_out", [1, 2, 7])
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 6])
+def test_few_rows_are_multiplied_as_many_are(n_rows: int, n_out: int) -> None:
+    matrix = StoredMatrix(torch.randn(n_out, 21), torch.rand(n_out), torch.randn(n_out))
+    x = torch.randn(n_rows, 21)
+    torch.testing.assert_close(matrix.few_rows(x), matrix(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_build_of_another_version_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not cpu_step.is_built():
+        pytest.skip("there was no C++ compiler")
+    monkeypatch.setattr(cpu_step, "VERSION", cpu_step.VERSION + 1)
+    assert cpu_step._library.__wrapped__() is None
+    assert "another version" in caplog.text
