@@ -184,6 +184,8 @@ inline void dot_rows(const W* w0, const W* w1, const float* x, int n_in, float o
     int k = 0;
     for (; k + 8 <= n_in; k += 8) {
         const v8 a = load8(w0 + k), b = load8(w1 + k);
+        __builtin_prefetch(w1 + n_in + k);
+        __builtin_prefetch(w1 + 2 * n_in + k);
         for (int m = 0; m < M; ++m) {
             const v8 row = load8(x + m * n_in + k);
             sums[0][m] += a * row;
@@ -254,7 +256,10 @@ inline void score(const float* query, const C* keys, int n, float scale, float* 
     int d = 0;
     for (; d + 8 <= n; d += 8) {
         const v8 q = load8(query + d);
-        for (int s = 0; s < N; ++s) sums[s] += q * load8(keys + s * n + d);
+        for (int s = 0; s < N; ++s) {
+            sums[s] += q * load8(keys + s * n + d);
+            __builtin_prefetch(keys + (s + 8) * n + d);
+        }
     }
     for (int s = 0; s < N; ++s) {
         scores[s] = sum8(sums[s]);
@@ -269,8 +274,10 @@ inline void mix(const float* shares, const C* values, int n_slots, int n, float*
     v8 sums[N];
     for (v8& sum : sums) sum = v8{};
     for (int s = 0; s < n_slots; ++s)
-        for (int j = 0; j < N; ++j)
+        for (int j = 0; j < N; ++j) {
             sums[j] += shares[s] * load8(values + int64_t(s) * n + j * 8);
+            __builtin_prefetch(values + int64_t(s + 8) * n + j * 8);
+        }
     std::memcpy(out, sums, sizeof(sums));
 }
 
