@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--resolution", type=int, default=32)
     add("--context", type=int, default=1, help="latent frames of context, --temporal_sample_pos")
     add("--lengths", type=int, nargs="+", default=[64, 256, 1024], help="latent frames")
+    add("--n_repeats", type=int, default=3, help="runs of each length, taken in turn")
     add("--precision", default="32", choices=DTYPES)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--no_record", action="store_true", help="do not append to RECORDS.md")
@@ -59,21 +60,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.one_length is not None:
         print(json.dumps(measure(args, device, args.one_length)))
         return
-    result = {}
-    for length in args.lengths:
-        command = [sys.executable, __file__, *argv, "--one_length", str(length)]
-        run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        result[str(length)] = json.loads(run.stdout)
-        print(f"{length}: {result[str(length)]}", file=sys.stderr)
-    print(json.dumps(result))
+    runs: dict[int, list[dict[str, float]]] = {length: [] for length in args.lengths}
+    for _ in range(args.n_repeats):
+        for length, facts in runs.items():
+            command = [sys.executable, __file__, *argv, "--one_length", str(length)]
+            run = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+            facts.append(json.loads(run.stdout))
+            print(f"{length}: {facts[-1]}", file=sys.stderr)
+    print(json.dumps(runs))
     if not args.no_record:
-        figures = {
-            f"{length} latent frames": f"{facts['seconds']:.1f} s, "
-            f"{facts['tokens_ms_per_latent']:.1f} + {facts['frames_ms_per_latent']:.1f} ms a "
-            f"latent frame (tokens + pixels), peak +{facts['peak_MB']:.0f} MB"
-            for length, facts in result.items()
-        }
-        records.append(device, figures)
+        records.append(device, {f"{n} latent frames": describe(n, runs[n]) for n in runs})
+
+
+def describe(length: int, facts: Sequence[dict[str, float]]) -> str:
+    """Put the runs of one length into a table's cell."""
+
+    def of(name: str, unit: str, digits: int) -> str:
+        return records.median_and_spread([run[name] for run in facts], unit, digits)
+
+    per_latent = [run["seconds"] / length * 1e3 for run in facts]
+    return (
+        f"{of('seconds', 's', 1)}, {records.median_and_spread(per_latent, 'ms', 1)} a latent frame "
+        f"(tokens {of('tokens_ms_per_latent', 'ms', 1)}, pixels "
+        f"{of('frames_ms_per_latent', 'ms', 1)}), peak +{of('peak_MB', 'MB', 0)}"
+    )
 
 
 def measure(args: argparse.Namespace, device: torch.device, length: int) -> dict[str, float]:

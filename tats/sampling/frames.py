@@ -28,7 +28,7 @@ from tats.video_io import to_uint8
 
 log = logging.getLogger(__name__)
 
-CELLS_PER_CHUNK = 4 * 16 * 16  # latent cells decoded at once
+CELLS_PER_CHUNK = 256  # latent cells decoded at once
 
 
 class FrameDecoder:
