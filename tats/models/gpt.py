@@ -196,7 +196,11 @@ class GPT(nn.Module):
         self.apply(_init_weights)
 
     def forward(
-        self, tokens: Tensor, cbox: Tensor | None = None, tbox: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cbox: Tensor | None = None,
+        tbox: Tensor | None = None,
+        n_skipped: int = 0,
     ) -> Tensor:
         """Predict the token after each input token, reading the whole input at once.
 
@@ -205,9 +209,10 @@ class GPT(nn.Module):
             cbox: int64 (B, 4), the crop (y0, y1, x0, x1) of the grid the video tokens come
                 from; needed by models with a ``vtokens_grid`` and by no other.
             tbox: int64 (B, 2), the crop (t0, t1) in time; None for all frames.
+            n_skipped: first tokens whose logits nobody needs.
 
         Returns:
-            Logits (B, S, vocab_size).
+            Logits (B, S - n_skipped, vocab_size).
 
         Raises:
             ValueError: the input is longer than the block, or the crop does not fit the grid.
@@ -225,7 +230,7 @@ class GPT(nn.Module):
             mask = corner[:n_tokens, :n_tokens]
         for block in self.blocks:
             x = block(x, mask)
-        return self.head(self.ln_f(x))
+        return self.head(self.ln_f(x[:, n_skipped:]))
 
     def forward_cached(
         self,

@@ -195,8 +195,9 @@ class Net2NetTransformer(pl.LightningModule):
         target = self.encode_to_z(video)[1] + self.cond_vocab_size
         cond_tokens = self.encode_to_c(condition)[1]
         tokens = torch.cat([cond_tokens, self._corrupt(target)], dim=1)
-        logits = self.transformer(tokens[:, :-1], cbox=cbox, tbox=tbox)
-        return logits[:, cond_tokens.shape[1] - 1 :], target
+        n_skipped = cond_tokens.shape[1] - 1  # a text's logits would cost as much as the video's
+        logits = self.transformer(tokens[:, :-1], cbox=cbox, tbox=tbox, n_skipped=n_skipped)
+        return logits, target
 
     def _corrupt(self, tokens: Tensor) -> Tensor:
         """Replace input tokens by random ones, as ``pkeep`` asks while training."""

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1  # of the structures below; tats_version() of the build must be the same
 WEIGHT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+PRODUCTS_PER_THREAD = 1 << 20  # fewer are not worth waking a thread for
 X86 = ("x86_64", "AMD64")
 CACHE_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -62,7 +63,7 @@ class StoredMatrix:
         x, y = x.float().contiguous(), torch.empty(len(x), n_out)
         library.tats_project(
             ctypes.byref(_Matrix.of(self)), WEIGHT_TYPES[self.weight.dtype],
-            x.data_ptr(), len(x), n_in, n_out, y.data_ptr(), torch.get_num_threads(),
+            x.data_ptr(), len(x), n_in, n_out, y.data_ptr(), _n_threads(y.numel() * n_in),
         )  # fmt: skip
         return y
 
@@ -102,7 +103,7 @@ class CompiledLayers:
         """
         library = _library()
         assert library is not None
-        n_threads = torch.get_num_threads()
+        n_threads = _n_threads(12 * self._net.n_layer * self._net.width * x.numel())
         x, hidden = x.contiguous().clone(), torch.empty_like(x)
         scratch = torch.empty(9 * x.numel() + n_threads * cache.max_length)
         visible = None if visible is None else visible.contiguous()
@@ -154,6 +155,10 @@ def _library() -> Any | None:
     ]  # fmt: skip
     library.tats_step.restype = library.tats_project.restype = None
     return library
+
+
+def _n_threads(n_products: int) -> int:
+    return min(torch.get_num_threads(), 1 + n_products // PRODUCTS_PER_THREAD)
 
 
 def _address(tensor: Tensor | None) -> int | None:

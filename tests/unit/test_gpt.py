@@ -128,3 +128,8 @@ def test_fresh_weights_have_the_published_distribution_and_names() -> None:
     assert state["pos_emb"].shape == (1, 12, 64)
     assert state["vtokens_pos_emb"].shape == (1, 1, 2, 3, 64)
     assert "head.bias" not in state
+
+
+def test_skipped_logits_leave_the_others_as_they_are() -> None:
+    gpt, tokens = small_gpt(), torch.randint(11, (2, 9))
+    torch.testing.assert_close(gpt(tokens, n_skipped=4), gpt(tokens)[:, 4:])
