@@ -4,9 +4,11 @@
 // run as fast as memory delivers. Called operation by operation it does not: threads wait for
 // each other and for the interpreter some four hundred times a token. Here one team of threads
 // goes through the layers together, and waits for work to be done, never for a thread to arrive,
-// which another program may have put to sleep. Weights are stored as float32, bfloat16 or int8, keys and
-// values as float32 or bfloat16; all arithmetic is float32. A sample's numbers are added up in
-// the same order whatever samples are beside it. cpu_step.py declares the structures and calls.
+// which another program may have put to sleep.
+//
+// Weights are stored as float32, bfloat16 or int8, keys and values as float32 or bfloat16; all
+// arithmetic is float32. A sample's numbers are added up in the same order whatever samples are
+// beside it. cpu_step.py declares the structures and calls.
 
 #include <algorithm>
 #include <atomic>
