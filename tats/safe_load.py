@@ -83,7 +83,7 @@ def _check_zip(path: Path, flag: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{flag}: {path} is a broken archive ({error}); fetch it again") from error
     names = set()
     for entry in entries:

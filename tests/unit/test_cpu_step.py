@@ -128,6 +128,16 @@ def test_samples_do_not_change_each_other_by_a_bit(dtype: torch.dtype, weights: 
 
 
 @needs_the_step
+def test_several_threads_compute_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = PreparedGPT(trained_gpt(n_embd=72, n_head=2))
+    tokens, results = torch.randint(40, (5, 19)), []
+    for n_threads in (1, 4, 4, 4):
+        monkeypatch.setattr(cpu_step, "_n_threads", lambda _, n=n_threads: n)
+        results.append(hidden_states(prepared, tokens))
+    assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+@needs_the_step
 @pytest.mark.parametrize("n_out", [1, 2, 7])
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 6])
 def test_few_rows_are_multiplied_as_many_are(n_rows: int, n_out: int) -> None:
