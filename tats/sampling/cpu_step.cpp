@@ -296,12 +296,10 @@ void attend(
         for (s = 0; s < n_slots; ++s)
             if (!visible[s]) scores[s] = -INFINITY;
     const float largest = *std::max_element(scores, scores + n_slots);
+    // Of what is invisible exp8's smallest value is left, 1e-38: less than any sum can hold.
     apply8(scores, n_slots, [=](v8 x) { return exp8(x - largest); });
     float total = 0.0f;
-    for (s = 0; s < n_slots; ++s) {
-        if (visible && !visible[s]) scores[s] = 0.0f;
-        total += scores[s];
-    }
+    for (s = 0; s < n_slots; ++s) total += scores[s];
     for (s = 0; s < n_slots; ++s) scores[s] /= total;
     int d = 0;
     for (; d + 64 <= n; d += 64) mix<8>(scores, values + d, n_slots, n, out + d);
