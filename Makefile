@@ -22,7 +22,7 @@ $(VENV)/bin/python:
 	else $(PYTHON) -m venv $(VENV); fi
 
 # The constraint keeps every other package from exchanging the torch that is there.
-$(SET_UP): setup.py tats/sampling/cpu_step.cpp $(VENV)/bin/python
+$(SET_UP): setup.py tats/sampling/engines/cpu_step.cpp $(VENV)/bin/python
 	@echo "Setting up $(VENV): a minute or two"
 	@$(RUN) -W ignore -c 'import torch' 2>/dev/null || $(PIP) '$(TORCH)'
 	@$(RUN) -W ignore -c 'import torch; print("torch==" + torch.__version__)' > $(VENV)/constraints.txt

@@ -7,13 +7,13 @@ import json
 from collections.abc import Sequence
 
 from tats.errors import one_line_errors
+from tats.evaluation.fvd import fvd_meter, like_sampled
 from tats.flags import (
     add_hierarchical_sampling_flags,
     check_hierarchical_args,
     new_parser,
 )
 from tats.models.transformer import load_transformer
-from tats.sampling.fvd import fvd_meter, like_sampled
 from tats.sampling.outputs import command_line, output_folder, write_samples
 from tats.sampling.ranks import rank
 from tats.sampling.samplers import hierarchical_sampler, place_model

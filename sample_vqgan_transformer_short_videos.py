@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from tats.errors import one_line_errors
+from tats.evaluation.fvd import fvd_meter
 from tats.flags import (
     add_data_flags,
     add_short_sampling_flags,
@@ -14,7 +15,6 @@ from tats.flags import (
     new_parser,
 )
 from tats.models.transformer import load_transformer
-from tats.sampling.fvd import fvd_meter
 from tats.sampling.outputs import command_line, output_folder, write_samples
 from tats.sampling.ranks import rank
 from tats.sampling.samplers import place_model, short_sampler

@@ -8,8 +8,8 @@ from setuptools import Extension, find_packages, setup
 # The decoding step on a CPU; without a compiler TATS installs, and samples slower (cpu_step.py).
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 CPU_STEP = Extension(
-    "tats.sampling._cpu_step",
-    sources=["tats/sampling/cpu_step.cpp"],
+    "tats.sampling.engines._cpu_step",
+    sources=["tats/sampling/engines/cpu_step.cpp"],
     depends=["setup.py"],
     extra_compile_args=["-O3", "-fopenmp", "-std=c++17", *(["-mavx2", "-mfma"] if IS_X86 else [])],
     extra_link_args=["-fopenmp"],
@@ -33,6 +33,7 @@ setup(
         "av>=14",
         "imageio>=2.34",
         "einops>=0.7",
+        "jaxtyping>=0.2.30",
         "h5py>=3.10",
         "tqdm>=4.66",
         "numpy>=1.26",
@@ -46,6 +47,7 @@ setup(
     extras_require={
         "ffmpeg": ["imageio-ffmpeg>=0.5"],
         "download": ["gdown>=5.2"],
+        "hub": ["huggingface_hub>=0.25"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",

@@ -21,7 +21,7 @@ from tats.flags import (
     new_parser,
 )
 from tats.models.transformer import Net2NetTransformer
-from tats.training import TRANSFORMER_STAGE, build_trainer, fit, transformer_learning_rate
+from tats.training.trainer import TRANSFORMER_STAGE, build_trainer, fit, transformer_learning_rate
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pytorch_lightning import seed_everything
 
 from tats.data import VideoData
+from tats.data.mugen.clips import check_mugen_channels
 from tats.errors import one_line_errors
 from tats.flags import (
     add_data_flags,
@@ -19,7 +20,7 @@ from tats.flags import (
 )
 from tats.models.lpips import load_lpips
 from tats.models.vqgan import VQGAN
-from tats.training import VQGAN_STAGE, build_trainer, fit, vqgan_learning_rate
+from tats.training.trainer import VQGAN_STAGE, build_trainer, fit, vqgan_learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train as the flags say; checkpoints and logs go below ``--default_root_dir``."""
     args = build_parser().parse_args(argv)
     check_vqgan_args(args)
+    check_mugen_channels(args)
     if args.stft_data and args.image_channels != 1:
         log.warning("--stft_data: spectrograms have one channel, so --image_channels is 1")
         args.image_channels = 1

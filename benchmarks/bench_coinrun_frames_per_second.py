@@ -17,7 +17,7 @@ import PIL
 import records
 import torch
 
-from tats.coinrun import Game, Renderer, simulate_game
+from tats.data.mugen import Game, Renderer, simulate_game
 from tats.errors import UserError, one_line_errors
 
 N_BASELINE_FRAMES = 2  # each takes a good part of a second

@@ -21,10 +21,10 @@ from torch import Tensor
 from tats.errors import UserError, one_line_errors
 from tats.models.gpt import GPT
 from tats.sampling import TokenFilter, decode, whole
-from tats.sampling.decode import decode_one_token, plan_slots
-from tats.sampling.filters import draw_token
-from tats.sampling.prepared import PreparedGPT
-from tats.sampling.static_step import static_step
+from tats.sampling.draw import draw_token
+from tats.sampling.engines.cuda import static_step
+from tats.sampling.engines.prepared import PreparedGPT
+from tats.sampling.fill import decode_one_token, plan_slots
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 GREEDY = TokenFilter(temperature=0.0)

@@ -22,9 +22,9 @@ from tats.errors import one_line_errors
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
 from tats.sampling import TokenFilter, sliding
-from tats.sampling.frames import FrameDecoder
+from tats.sampling.engines.prepared import PreparedGPT
 from tats.sampling.parts import Parts
-from tats.sampling.prepared import PreparedGPT
+from tats.sampling.pixels import FrameDecoder
 from tats.sampling.videos import Level, VideoSampler
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}

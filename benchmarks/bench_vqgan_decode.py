@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tats.errors import one_line_errors
 from tats.models.vqgan import VQGAN
-from tats.sampling.frames import FrameDecoder
+from tats.sampling.pixels import FrameDecoder
 from tats.video_io import to_uint8
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}

@@ -32,8 +32,8 @@ from tats.errors import UserError, one_line_errors
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
 from tats.flags import add_data_flags, check_data_args, clip_frames, new_parser
-from tats.pretrained import i3d_source
 from tats.video_io import to_uint8
+from tats.weights.pretrained import i3d_source
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".webm", ".mov")
 

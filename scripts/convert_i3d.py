@@ -20,9 +20,9 @@ from safetensors.torch import save
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import load_i3d
 from tats.flags import new_parser
-from tats.pretrained import i3d_source
-from tats.video_io import atomic_path
-from tats.weight_files import is_torchscript
+from tats.paths import atomic_path
+from tats.weights.files import is_torchscript
+from tats.weights.pretrained import i3d_source
 
 
 def build_parser() -> argparse.ArgumentParser:

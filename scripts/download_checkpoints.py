@@ -17,9 +17,8 @@ import logging
 from collections.abc import Sequence
 
 from tats.errors import UserError, one_line_errors
-from tats.pretrained import cache_dir
-from tats.released import RELEASED, closest_names, download, released_name, released_path
-from tats.weight_files import file_sha256
+from tats.paths import cache_dir, file_sha256
+from tats.weights.released import RELEASED, closest_names, download, released_name, released_path
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ from tats.errors import UserError, one_line_errors
 from tats.evaluation.c3d import C3D, N_FRAMES, load_c3d
 from tats.evaluation.scores import coherence, inception_score
 from tats.flags import new_parser
-from tats.weight_files import file_sha256
+from tats.paths import file_sha256
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -30,8 +30,8 @@ from tats.evaluation.scores import fidelity
 from tats.flags import add_data_flags, check_data_args, clip_frames, new_parser
 from tats.models.lpips import LPIPS, load_lpips
 from tats.models.vqgan import VQGAN, load_vqgan
-from tats.pretrained import i3d_source
 from tats.video_io import to_uint8
+from tats.weights.pretrained import i3d_source
 
 SCORES = ("psnr", "ssim", "lpips")
 

@@ -26,7 +26,8 @@ from typing import IO
 from tqdm import tqdm
 
 from tats.errors import UserError, one_line_errors
-from tats.pretrained import PUBLISHED, PublishedFile, cache_dir, install, is_installed
+from tats.paths import cache_dir
+from tats.weights.pretrained import PUBLISHED, PublishedFile, install, is_installed
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ from demo_data.mugen import make_mugen
 from demo_data.storing import LAYOUTS, store_folders, store_hdf5
 
 from tats.errors import UserError, one_line_errors
-from tats.video_io import atomic_path
+from tats.paths import atomic_path
 
 logger = logging.getLogger("make_demo_data")
 

@@ -22,7 +22,7 @@ from tats.errors import UserError, one_line_errors
 from tats.models.gpt import GPT, training_mask
 from tats.models.lpips import LPIPS
 from tats.models.vqgan import VQGAN
-from tats.video_io import atomic_path
+from tats.paths import atomic_path
 
 VQGAN_SETTINGS: dict[str, Any] = {
     "embedding_dim": 256, "n_codes": 16384, "n_hiddens": 32, "downsample": [4, 8, 8],

@@ -38,7 +38,8 @@ from tats.data.sound import FRAME_RATE, cut_sound, read_sound, spectrogram
 from tats.data.stft import STFT_SUFFIXES
 from tats.data.transforms import scaled_size
 from tats.errors import UserError, one_line_errors
-from tats.video_io import Sound, atomic_path, write_video
+from tats.paths import atomic_path
+from tats.video_io import Sound, write_video
 
 SPLITS = ("train", "test")
 ZIP_FOLDERS = {"mp4": ("video", VIDEO_SUFFIXES), "stft_pickle": ("stft", STFT_SUFFIXES)}

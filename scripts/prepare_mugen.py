@@ -19,9 +19,9 @@ from typing import Any
 
 from preparing import Account, existing_folder, new_parser, with_progress
 
-from tats.coinrun.fields import Fields
+from tats.data.mugen.fields import Fields
 from tats.errors import UserError, one_line_errors
-from tats.video_io import atomic_path
+from tats.paths import atomic_path
 
 SPLITS = ("train", "val", "test")
 INDEX_FOLDERS = ("release", ".", "coinrun_dataset_jsons/release")

@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tats.errors import UserError, one_line_errors
-from tats.video_io import atomic_path
+from tats.paths import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESOLUTION, N_FRAMES = 32, 16

@@ -19,12 +19,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from tats.checkpoints import check_values, read_checkpoint, without
 from tats.errors import UserError, one_line_errors
 from tats.models.transformer import NOT_THE_GPTS
 from tats.models.vqgan import TRAINING_PREFIXES
-from tats.safe_load import SLIM_SUFFIX
-from tats.video_io import atomic_path
+from tats.paths import atomic_path
+from tats.weights.checkpoint import check_values, read_checkpoint, without
+from tats.weights.checkpoint_files import SLIM_SUFFIX
 
 NOT_NEEDED = {"vqgan": TRAINING_PREFIXES, "transformer": NOT_THE_GPTS}
 

@@ -12,7 +12,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from tats.coinrun.labels import figure_labels
 from tats.errors import UserError
 
 AXES = ("time", "height", "width")
@@ -173,27 +172,6 @@ def check_vqgan_args(args: Namespace) -> None:
     _check_group_norm(args)
     clip = (clip_frames(args), *STFT_SIZE) if args.stft_data else clip_shape(args)
     check_clip(clip, args.downsample)
-    if uses_mugen(args):
-        _check_mugen_channels(args)
-
-
-def _check_mugen_channels(args: Namespace) -> None:
-    """Check that the model has as many channels as MUGEN's clips have with these flags."""
-    mixed = args.get_mixed_rgb_smap or args.get_mixed_rgb_smap_mugen_only
-    if args.smap_only and not args.use_onehot_smap:
-        return  # grey maps come in any number of channels
-    n_channels = 3
-    if mixed and args.use_onehot_smap:
-        n_channels += len(figure_labels(args.max_label, args.get_mixed_rgb_smap_mugen_only))
-    elif mixed:
-        n_channels += 1
-    elif args.smap_only:
-        n_channels = args.max_label + 1
-    _require(
-        args.image_channels == n_channels,
-        f"--image_channels got {args.image_channels}; expected {n_channels}, what MUGEN clips have"
-        " with the given semantic-map flags",
-    )
 
 
 def _check_run(args: Namespace, rate_flag: str) -> None:

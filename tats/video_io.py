@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tats.errors import UserError
+from tats.paths import atomic_path
 
 try:
     import av
@@ -91,36 +90,6 @@ def video_grid(clips: Tensor | np.ndarray, nrow: int | None = None) -> np.ndarra
         top, left = row * cell_height, column * cell_width
         grid[:, top : top + height, left : left + width] = clip
     return grid
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that becomes ``path`` only if the block succeeds.
-
-    Args:
-        path: the file to write; missing folders above it are made.
-
-    Yields:
-        An empty file in the same folder with the same suffix.
-
-    Raises:
-        UserError: the folder cannot be made or written to.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        yield temporary
-        try:
-            temporary.replace(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_video(
@@ -223,11 +192,6 @@ def write_npy(path: str | Path, array: np.ndarray | Tensor) -> None:
     """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.asarray(array), allow_pickle=False)
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    reason = error.strerror or type(error).__name__
-    return UserError(f"{path} cannot be written ({reason}); choose a folder you can write to")
 
 
 def _write_with_pyav(

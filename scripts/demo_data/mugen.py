@@ -10,8 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from demo_data.clips import SPLITS, clips_per_split
-from tats.coinrun.simulate import simulate_game
-from tats.video_io import atomic_path
+from tats.data.mugen.simulate import simulate_game
+from tats.paths import atomic_path
 
 FOLDER = "coinrun"  # by this word in its name the readers know MUGEN's layout
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from demo_data.clips import SPLITS, Clip
 from tats.data.transforms import centre_crop
 from tats.errors import UserError
-from tats.video_io import atomic_path, write_frames, write_video
+from tats.paths import atomic_path
+from tats.video_io import write_frames, write_video
 
 LAYOUTS = ("class_folders", "frame_folders", "hdf5")
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
-from tats.data.coinrun_clips import coinrun_dataset
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
+from tats.data.mugen.clips import coinrun_dataset
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.errors import UserError

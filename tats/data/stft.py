@@ -16,8 +16,8 @@ from tats.data.sound import cut_sound, read_sound
 from tats.data.transforms import preprocess
 from tats.data.video_index import index_videos
 from tats.errors import UserError
-from tats.plain_pickle import restricted_unpickle
 from tats.video_io import Sound
+from tats.weights.pickles import restricted_unpickle
 
 STFT_SUFFIXES = (".pickle", ".pkl", ".npy", ".npz")
 STFT_SIZE = (64, 16)  # frequencies and columns a model sees

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from tats.data.decoding import DecodeError, frame_times
 from tats.errors import UserError
-from tats.pretrained import cache_dir
-from tats.video_io import atomic_path
+from tats.paths import atomic_path, cache_dir
 
 logger = logging.getLogger(__name__)
 

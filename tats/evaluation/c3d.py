@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tats.checkpoints import load_weights
 from tats.errors import UserError
-from tats.weight_files import read_weights
+from tats.weights.checkpoint import load_weights
+from tats.weights.files import read_weights
 
 N_ACTIONS = 101
 N_FRAMES = 16

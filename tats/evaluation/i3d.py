@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tats.checkpoints import load_weights
 from tats.errors import UserError
-from tats.pretrained import is_torchscript, load_i3d_state
-from tats.weight_files import check_torchscript
+from tats.weights.checkpoint import load_weights
+from tats.weights.files import check_torchscript
+from tats.weights.pretrained import is_torchscript, load_i3d_state
 
 N_CLASSES = 400
 FRAME_SIZE = 224  # pixels, rows and columns

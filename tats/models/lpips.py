@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tats.pretrained import load_lpips_heads, load_vgg16_state
+from tats.weights.pretrained import load_lpips_heads, load_vgg16_state
 
 # torchvision's numbering of VGG16's convolutions, cut after relu1_2, 2_2, 3_3, 4_3 and 5_3.
 SLICES: tuple[tuple[int, ...], ...] = (

@@ -16,7 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tats.checkpoints import (
+from tats.errors import UserError
+from tats.flags import clip_shape, with_defaults
+from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
+from tats.models.gpt import GPT
+from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
+from tats.weights.checkpoint import (
     building_from_settings,
     check_optimizer_states,
     check_weights,
@@ -24,11 +29,6 @@ from tats.checkpoints import (
     read_checkpoint,
     without,
 )
-from tats.errors import UserError
-from tats.flags import clip_shape, with_defaults
-from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
-from tats.models.gpt import GPT
-from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from tats.checkpoints import (
-    building_from_settings,
-    check_optimizer_states,
-    check_weights,
-    load_weights,
-    read_checkpoint,
-)
 from tats.errors import UserError
 from tats.flags import vqgan_clip_shape, with_defaults
 from tats.models.autoencoder import Decoder, Encoder, SamePadConv3d
@@ -36,6 +29,13 @@ from tats.models.discriminator import (
     generator_loss,
 )
 from tats.models.lpips import LPIPS
+from tats.weights.checkpoint import (
+    building_from_settings,
+    check_optimizer_states,
+    check_weights,
+    load_weights,
+    read_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 

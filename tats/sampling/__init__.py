@@ -1,7 +1,7 @@
 """Sampling: schedules of windows, the decode engine, and clips written to disk."""
 
-from tats.sampling.decode import decode
-from tats.sampling.filters import TokenFilter
+from tats.sampling.draw import TokenFilter
+from tats.sampling.fill import decode
 from tats.sampling.windows import Window, check_schedule, infill, sliding, spatial, whole
 
 __all__ = [

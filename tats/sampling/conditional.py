@@ -27,8 +27,8 @@ from tats.data.stft import StftDataset, stft_clip
 from tats.data.transforms import preprocess
 from tats.errors import UserError
 from tats.models.transformer import Net2NetTransformer
-from tats.sampling.filters import TokenFilter
-from tats.sampling.frames import FrameDecoder
+from tats.sampling.draw import TokenFilter
+from tats.sampling.pixels import FrameDecoder
 from tats.sampling.samplers import prepare_gpt
 from tats.sampling.videos import Level, VideoSampler
 from tats.sampling.windows import whole

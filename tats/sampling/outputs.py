@@ -27,13 +27,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tats.flags import DATA_FLAGS, check_writable
+from tats.paths import atomic_path
 from tats.sampling.parts import Parts
 from tats.sampling.ranks import own_share, rank
 from tats.sampling.videos import VideoSampler
-from tats.video_io import atomic_path, video_grid, write_frames, write_video
+from tats.video_io import video_grid, write_frames, write_video
 
 if TYPE_CHECKING:
-    from tats.sampling.fvd import FvdMeter
+    from tats.evaluation.fvd import FvdMeter
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from torch import Tensor
 
-from tats.video_io import atomic_path
+from tats.paths import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from tats.errors import UserError
 from tats.flag_checks import INTERPOLATION_STRIDE
 from tats.flags import check_sliding_args
 from tats.models.transformer import Net2NetTransformer
-from tats.sampling.decode import Model
-from tats.sampling.filters import TokenFilter
-from tats.sampling.frames import FrameDecoder
-from tats.sampling.prepared import PreparedGPT
+from tats.sampling.draw import TokenFilter
+from tats.sampling.engines.prepared import PreparedGPT
+from tats.sampling.fill import Model
+from tats.sampling.pixels import FrameDecoder
 from tats.sampling.prime import prime_codes
 from tats.sampling.ranks import local_rank
 from tats.sampling.videos import Level, VideoSampler

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tats.errors import UserError
 from tats.models.transformer import Net2NetTransformer
-from tats.sampling.decode import Interpolation, Model, decode
-from tats.sampling.filters import TokenFilter
-from tats.sampling.frames import FrameDecoder
+from tats.sampling.draw import TokenFilter
+from tats.sampling.fill import Interpolation, Model, decode
+from tats.sampling.pixels import FrameDecoder
 from tats.sampling.windows import Window, check_schedule
 
 

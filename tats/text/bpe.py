@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from tats.errors import UserError
-from tats.pretrained import FETCH_COMMAND, PUBLISHED, cache_dir
+from tats.paths import cache_dir
+from tats.weights.pretrained import FETCH_COMMAND, PUBLISHED
 
 VOCABULARY_FILE = PUBLISHED["clip_vocabulary"].cached_name
 VOCABULARY_SHA256 = PUBLISHED["clip_vocabulary"].sha256

@@ -87,8 +87,8 @@ def test_sound_goes_from_raw_data_to_samples(sound, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_pictures_of_spectrograms_use_their_whole_range(sound):
-    from tats.callbacks import compare_with_reconstruction
     from tats.models.vqgan import load_vqgan
+    from tats.training.callbacks import compare_with_reconstruction
 
     vqgan = load_vqgan(sound["stft"])
     assert vqgan.latent_shape == (4, 4, 2)

@@ -14,8 +14,8 @@ from tiny import save_checkpoint, tiny_vqgan
 from torch import Tensor, nn
 
 from tats.models.vqgan import VQGAN
-from tats.pretrained import WeightSource
 from tats.video_io import write_video
+from tats.weights.pretrained import WeightSource
 
 
 class Colours(nn.Module):

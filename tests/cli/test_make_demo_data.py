@@ -13,9 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tats.coinrun import Game, describe
 from tats.data import VideoData
 from tats.data.decoding import frame_rate, read_video
+from tats.data.mugen import Game, describe
 from tats.data.sound import read_sound
 from tats.video_io import write_video
 from tests.load_script import load_script

@@ -182,8 +182,8 @@ def pixel_features(monkeypatch: pytest.MonkeyPatch) -> None:
         def __call__(self, clips: torch.Tensor) -> torch.Tensor:
             return clips.float().mean(dim=(2, 3)).flatten(1) / 255
 
-    monkeypatch.setattr("tats.sampling.fvd.load_i3d", lambda: torch.nn.Identity())
-    monkeypatch.setattr("tats.sampling.fvd.I3DFeatures", Features)
+    monkeypatch.setattr("tats.evaluation.fvd.load_i3d", lambda: torch.nn.Identity())
+    monkeypatch.setattr("tats.evaluation.fvd.I3DFeatures", Features)
 
 
 def test_fvd_compares_exactly_the_clips_it_was_asked_for(

@@ -159,7 +159,7 @@ def test_int8_weights_sample_too(models, tmp_path, capsys) -> None:
 def test_int8_weights_are_refused_without_the_compiled_step(
     models, tmp_path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
+    monkeypatch.setattr("tats.sampling.engines.cpu.is_built", lambda: False)
     flags = ["--n_sample", "2", "--class_cond", "--weights", "int8"]
     message = refused(SHORT, [*command(models, tmp_path), *flags], capsys)
     assert "--weights got int8" in message and "C++ compiler" in message

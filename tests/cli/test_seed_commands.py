@@ -20,8 +20,8 @@ from tats.flags import (
     add_hierarchical_sampling_flags,
     new_parser,
 )
-from tats.pretrained import is_installed
 from tats.video_io import write_video
+from tats.weights.pretrained import is_installed
 
 TRAIN_VQGAN = """
 python train_vqgan.py --embedding_dim 256 --n_codes 16384 --n_hiddens 32 --downsample 4 8 8
@@ -172,9 +172,7 @@ def test_the_published_vqgan_line_trains(vqgan):
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_the_published_transformer_lines_train(kind, videos, vqgan, tmp_path):
     command, n_tokens = TRANSFORMERS[kind]
-    content = torch.load(
-        train(command, SMALL_GPT, videos, tmp_path, vqgan), weights_only=True
-    )
+    content = torch.load(train(command, SMALL_GPT, videos, tmp_path, vqgan), weights_only=True)
     assert content["global_step"] == 2
     moved = content["optimizer_states"][0]["state"].values()
     # Only positions that are read have a gradient: one start token and all but the last token.

@@ -56,9 +56,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def vqgan(
-    videos: Path, train_vqgan: ModuleType, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def vqgan(videos: Path, train_vqgan: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A VQGAN of two steps."""
     folder = tmp_path_factory.mktemp("vqgan")
     command = f"--data_path {videos} --default_root_dir {folder} --max_steps 2"

@@ -10,8 +10,8 @@ from small_models import small_gpt
 from tiny import tiny_vqgan
 
 from tats.sampling import TokenFilter, decode, infill, sliding, whole
-from tats.sampling.frames import FrameDecoder
-from tats.sampling.prepared import PreparedGPT
+from tats.sampling.engines.prepared import PreparedGPT
+from tats.sampling.pixels import FrameDecoder
 
 pytestmark = [
     pytest.mark.gpu,

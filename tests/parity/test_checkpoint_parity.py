@@ -15,13 +15,13 @@ from torch import Tensor
 from watching import assert_moments_kept, watched
 
 from tats import load_transformer, load_vqgan
-from tats.checkpoints import read_checkpoint
 from tats.flags import with_defaults
 from tats.models.transformer import NOT_THE_GPTS, accuracy
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN
-from tats.safe_load import read_content
 from tats.sampling import TokenFilter, decode, whole
-from tats.training import transformer_learning_rate, vqgan_learning_rate
+from tats.training.trainer import transformer_learning_rate, vqgan_learning_rate
+from tats.weights.checkpoint import read_checkpoint
+from tats.weights.checkpoint_files import read_content
 
 VQGANS = ("vq_a", "vq_b", "vq_stft", "genuine_pl154_vqgan_acc1", "genuine_pl154_vqgan_acc3")
 GPTS = (

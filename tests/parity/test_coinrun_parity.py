@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from tats.coinrun import Game, Renderer, describe
-from tats.coinrun.scene import LAYERS
 from tats.data import VideoData
-from tats.data.coinrun_clips import CoinRunDataset
+from tats.data.mugen import Game, Renderer, describe
+from tats.data.mugen.clips import CoinRunDataset
+from tats.data.mugen.scene import LAYERS
 
 GAMES = (
     "g0_walk_coins",

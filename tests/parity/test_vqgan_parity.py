@@ -10,9 +10,9 @@ import pytest
 import torch
 from seeded_weights import seed_weights
 
-from tats.checkpoints import load_weights, read_checkpoint
 from tats.models.lpips import LPIPS
 from tats.models.vqgan import VQGAN, _pick_frames, load_vqgan
+from tats.weights.checkpoint import load_weights, read_checkpoint
 
 MODELS = ["vq_a", "vq_b", "vq_stft"]
 STEPS = [("vq_a", 9999), ("vq_a", 10000), ("vq_b", 4), ("vq_b", 5), ("vq_stft", 0)]

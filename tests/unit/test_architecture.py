@@ -18,21 +18,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = (
     (
         "tats.errors",
+        "tats.paths",
         "tats.flags",
         "tats.flag_checks",
         "tats.video_io",
-        "tats.plain_pickle",
-        "tats.weight_files",
-        "tats.pretrained",
-        "tats.checkpoints",
-        "tats.released",
-        "tats.safe_load",
-        "tats.resume",
+        "tats.weights",
         "tats.text",
-        "tats.coinrun",
     ),
     ("tats.models", "tats.data", "tats.evaluation"),
-    ("tats.callbacks", "tats.resume", "tats.sampling", "tats.training"),
+    ("tats.sampling", "tats.training"),
 )
 # Neighbours on the first floor that may not look at each other.
 FORBIDDEN = (
@@ -40,8 +34,8 @@ FORBIDDEN = (
     ("tats.models", "tats.evaluation"),
     ("tats.data", "tats.models"),
     ("tats.data", "tats.evaluation"),
-    ("tats.callbacks", "tats.training"),
-    ("tats.sampling", "tats.training"),
+    ("tats.training.callbacks", "tats.training.trainer"),
+    ("tats.sampling", "tats.training.trainer"),
 )
 
 

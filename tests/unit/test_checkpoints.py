@@ -19,10 +19,15 @@ from safetensors.torch import load_file
 from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
 
 from tats import load_transformer, load_vqgan
-from tats.checkpoints import check_optimizer_states, check_weights, load_weights, read_checkpoint
 from tats.errors import UserError
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
+from tats.weights.checkpoint import (
+    check_optimizer_states,
+    check_weights,
+    load_weights,
+    read_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +137,7 @@ def test_what_is_dropped_is_listed_by_the_beginnings_of_names(
     for i in range(2):
         content["state_dict"][f"transformer.blocks.{i}.attn.mask"] = torch.ones(1, 1, 4, 4)
     torch.save(content, tmp_path / "gpt.ckpt")
-    with caplog.at_level(logging.INFO, "tats.checkpoints"):
+    with caplog.at_level(logging.INFO, "tats.weights.checkpoint"):
         load_transformer(tmp_path / "gpt.ckpt", vqgan_file)
     for beginning, count in (
         ("first_stage_model.", len(transformer.first_stage_model.state_dict())),

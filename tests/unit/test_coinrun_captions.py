@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tats.coinrun import Game, describe, simulate_game
+from tats.data.mugen import Game, describe, simulate_game
 from tests.small_games import frame, jump, maze, record, walk
 
 Agents = list[dict[str, Any]]

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from tats.coinrun import Game, Renderer, describe, simulate_game
 from tats.data import VideoData
-from tats.data.coinrun_files import find_clips, read_annotations
+from tats.data.mugen import Game, Renderer, describe, simulate_game
+from tats.data.mugen.clips import check_mugen_channels
+from tats.data.mugen.files import find_clips, read_annotations
 from tats.errors import UserError
-from tats.flags import add_data_flags, check_vqgan_args, with_defaults
+from tats.flags import add_data_flags, with_defaults
 from tats.text import find_vocabulary, tokenize
 from tests.small_games import frame, record, walk
 
@@ -146,11 +147,10 @@ def test_the_model_must_have_the_clips_channels(
     assert item(root, *flags)["video"].shape[0] == n_channels
     right = ["--image_channels", str(n_channels)]
     args = with_defaults(data(root, *flags, *right).args)
-    args.norm_type = "batch"
-    check_vqgan_args(args)
+    check_mugen_channels(args)
     args.image_channels = 2
     with pytest.raises(UserError, match=f"--image_channels got 2; expected {n_channels}"):
-        check_vqgan_args(args)
+        check_mugen_channels(args)
 
 
 def test_captions_tell_the_frames_that_are_shown(root: Path, vocabulary: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tats.coinrun import Game
-from tats.coinrun.game import Monster
+from tats.data.mugen import Game
+from tats.data.mugen.game import Monster
 from tats.errors import UserError
 from tests.small_games import frame, maze, record
 

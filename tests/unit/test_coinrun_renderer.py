@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tats.coinrun import Game, Renderer
-from tats.coinrun.drawn import draw, drawn_agent_themes
-from tats.coinrun.labels import figure_labels, map_labels
-from tats.coinrun.sprites import TILE_FILES, agent_file, ground_file, monster_file
+from tats.data.mugen import Game, Renderer
+from tats.data.mugen.drawn import draw, drawn_agent_themes
+from tats.data.mugen.labels import figure_labels, map_labels
+from tats.data.mugen.sprites import TILE_FILES, agent_file, ground_file, monster_file
 from tats.errors import UserError
 from tests.small_games import frame, maze, record
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tats.coinrun import Game, describe, simulate_game
-from tats.coinrun.levels import SOLID
+from tats.data.mugen import Game, describe, simulate_game
+from tats.data.mugen.levels import SOLID
 from tats.errors import UserError
 
 N_FRAMES = 96

@@ -14,9 +14,10 @@ from small_models import small_gpt
 from torch import Tensor
 
 from tats.models.gpt import GPT
-from tats.sampling import cpu_step, decode, whole
-from tats.sampling.cpu_step import StoredMatrix
-from tats.sampling.prepared import PreparedGPT
+from tats.sampling import decode, whole
+from tats.sampling.engines import cpu as cpu_step
+from tats.sampling.engines.cpu import StoredMatrix
+from tats.sampling.engines.prepared import PreparedGPT
 
 needs_the_step = pytest.mark.skipif(not cpu_step.is_built(), reason="there was no C++ compiler")
 

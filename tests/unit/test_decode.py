@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tats.models.gpt import GPT
 from tats.sampling import TokenFilter, Window, decode, infill, sliding, spatial, whole
-from tats.sampling.decode import Interpolation, plan_slots, prefill
+from tats.sampling.fill import Interpolation, plan_slots, prefill
 
 GREEDY = TokenFilter(temperature=0.0)
 NARROW = TokenFilter(top_k=8, top_p=0.9)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d
-from tats.pretrained import i3d_source, is_installed
+from tats.weights.pretrained import i3d_source, is_installed
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tats.sampling import TokenFilter
-from tats.sampling.filters import draw, draw_token
+from tats.sampling.draw import draw, draw_token
 
 
 def logits_of(*probabilities: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from tiny import tiny_vqgan
 
 from tats.models.vqgan import VQGAN
-from tats.sampling.frames import DecoderStream, FrameDecoder
+from tats.sampling.pixels import DecoderStream, FrameDecoder
 from tats.video_io import to_uint8
 
 
@@ -45,7 +45,7 @@ def test_chunks_equal_the_whole_clip(
     downsample: tuple[int, int, int], chunk_frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Compare before rounding: float32 noise, not steps of 1/255.
-    monkeypatch.setattr("tats.sampling.frames.to_uint8", lambda video: video.movedim(-4, -1))
+    monkeypatch.setattr("tats.sampling.pixels.to_uint8", lambda video: video.movedim(-4, -1))
     vqgan = trained_vqgan(downsample=downsample)
     codes = torch.randint(32, (23, 2, 2))
     with torch.no_grad():

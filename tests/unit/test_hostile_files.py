@@ -29,7 +29,7 @@ from tats.errors import UserError
 from tats.evaluation import load_i3d
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
-from tats.pretrained import load_i3d_state, load_vgg16_state
+from tats.weights.pretrained import load_i3d_state, load_vgg16_state
 
 MOST_SECONDS = 5.0
 MOST_BYTES = 200e6

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tats.errors import UserError
-from tats.plain_pickle import restricted_unpickle
+from tats.weights.pickles import restricted_unpickle
 
 
 def read(data: bytes) -> Any:

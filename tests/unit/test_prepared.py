@@ -10,8 +10,9 @@ from small_models import small_gpt
 from torch import Tensor
 
 from tats.models.gpt import GPT
-from tats.sampling import TokenFilter, Window, cpu_step, decode, infill, sliding, spatial, whole
-from tats.sampling.prepared import PreparedGPT
+from tats.sampling import TokenFilter, Window, decode, infill, sliding, spatial, whole
+from tats.sampling.engines import cpu as cpu_step
+from tats.sampling.engines.prepared import PreparedGPT
 
 GREEDY = TokenFilter(temperature=0.0)
 CASES: dict[str, tuple[dict[str, Any], list[Window], int]] = {
@@ -39,10 +40,10 @@ def shapes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         if not cpu_step.is_built():
             pytest.skip("there was no C++ compiler")
         return
-    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
+    monkeypatch.setattr("tats.sampling.engines.cpu.is_built", lambda: False)
     if request.param == "fixed shapes":
-        monkeypatch.setattr("tats.sampling.static_step.DEVICES", ("cpu",))
-        monkeypatch.setattr("tats.sampling.static_step.BUCKET", 4)
+        monkeypatch.setattr("tats.sampling.engines.cuda.DEVICES", ("cpu",))
+        monkeypatch.setattr("tats.sampling.engines.cuda.BUCKET", 4)
 
 
 @pytest.mark.parametrize("interpolation", ["released", "trained"])
@@ -89,7 +90,7 @@ def test_hidden_states_agree_to_float_noise(shapes: None) -> None:
 
 
 def test_8_bits_without_the_compiled_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
+    monkeypatch.setattr("tats.sampling.engines.cpu.is_built", lambda: False)
     with pytest.raises(ValueError, match="C\\+\\+ compiler"):
         PreparedGPT(small_gpt(), weights="int8")
 
@@ -110,8 +111,8 @@ def test_releasing_frees_the_matrices_and_leaves_the_gpts_state_to_nobody(shapes
 def test_a_step_is_kept_for_the_next_call_and_replaced_for_another_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tats.sampling.static_step.DEVICES", ("cpu",))
-    monkeypatch.setattr("tats.sampling.cpu_step.is_built", lambda: False)
+    monkeypatch.setattr("tats.sampling.engines.cuda.DEVICES", ("cpu",))
+    monkeypatch.setattr("tats.sampling.engines.cpu.is_built", lambda: False)
     prepared = PreparedGPT(small_gpt(vocab_size=40))
 
     def step_for(n_samples: int) -> Any:

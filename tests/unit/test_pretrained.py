@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tats import pretrained
+from tats import paths
 from tats.errors import UserError
-from tats.weight_files import file_sha256, is_torchscript, read_weights, tensors_sha256
+from tats.paths import file_sha256
+from tats.weights import pretrained
+from tats.weights.files import is_torchscript, read_weights, tensors_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +37,10 @@ def vgg16_state() -> dict[str, torch.Tensor]:
 def test_the_cache_folder_follows_the_environment_and_is_not_made(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pretrained.cache_dir() == empty_cache
+    assert paths.cache_dir() == empty_cache
     assert not empty_cache.exists()
     monkeypatch.delenv("TATS_CACHE")
-    assert pretrained.cache_dir() == Path.home() / ".cache" / "tats"
+    assert paths.cache_dir() == Path.home() / ".cache" / "tats"
 
 
 @pytest.mark.parametrize(

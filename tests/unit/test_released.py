@@ -15,10 +15,17 @@ import pytest
 from load_script import load_script
 from tiny import save_checkpoint, tiny_vqgan
 
-from tats import load_vqgan, released
+from tats import load_vqgan
 from tats.errors import UserError
-from tats.released import RELEASED, closest_names, download_http, released_name, released_path
-from tats.weight_files import file_sha256
+from tats.paths import file_sha256
+from tats.weights import released
+from tats.weights.released import (
+    RELEASED,
+    closest_names,
+    download_http,
+    released_name,
+    released_path,
+)
 
 SCRIPT = "scripts/download_checkpoints.py"
 

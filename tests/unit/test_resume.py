@@ -17,7 +17,7 @@ from tiny import tiny_transformer, tiny_vqgan
 from watching import Watch, assert_moments_kept, watched
 
 from tats.models.vqgan import VQGAN
-from tats.resume import SafeCheckpointIO
+from tats.training.resume import SafeCheckpointIO
 
 CLIP = "--resolution 16 --sequence_length 8 --batch_size 2 --num_workers 0"
 QUIET = (

@@ -14,17 +14,17 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from tiny import VQGAN_FLAGS
 from torch.utils.data import DataLoader, Dataset
 
-from tats.callbacks import (
+from tats.errors import UserError
+from tats.flags import add_trainer_flags, new_parser, with_defaults
+from tats.models.vqgan import VQGAN
+from tats.training.callbacks import (
     KeptCheckpoints,
     ReconstructionPictures,
     Throughput,
     _due,
     compare_with_reconstruction,
 )
-from tats.errors import UserError
-from tats.flags import add_trainer_flags, new_parser, with_defaults
-from tats.models.vqgan import VQGAN
-from tats.training import (
+from tats.training.trainer import (
     TRANSFORMER_STAGE,
     VQGAN_STAGE,
     Devices,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tats.errors import UserError
+from tats.paths import atomic_path
 from tats.video_io import (
     Sound,
-    atomic_path,
     to_float,
     to_uint8,
     video_grid,

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tats.coinrun import Game, Renderer, describe
-from tats.coinrun.labels import figure_labels
-from tats.coinrun.scene import LAYERS, Layer
 from tats.data.clips import ClipDataset, check_enough_videos, draw
-from tats.data.coinrun_files import ClipFile, find_clips, read_annotations
 from tats.data.decoding import DecodeError
+from tats.data.mugen import Game, Renderer, describe
+from tats.data.mugen.files import ClipFile, find_clips, read_annotations
+from tats.data.mugen.labels import figure_labels
+from tats.data.mugen.scene import LAYERS, Layer
 from tats.errors import UserError
+from tats.flags import uses_mugen
 from tats.text import tokenize
 from tats.video_io import to_float
 
@@ -228,6 +229,29 @@ class CoinRunDataset(ClipDataset):
         name = game.agent_theme if self.random_agent else AGENT_NAME
         end = start + self.sequence_length * self.sample_every_n_frames
         return describe(game, start, end, name=name)
+
+
+def check_mugen_channels(args: Namespace) -> None:
+    """Check that a VQGAN has as many channels as MUGEN's clips have with these flags.
+
+    Raises:
+        UserError: it has not.
+    """
+    mixed = args.get_mixed_rgb_smap or args.get_mixed_rgb_smap_mugen_only
+    if not uses_mugen(args) or (args.smap_only and not args.use_onehot_smap):
+        return  # grey maps come in any number of channels
+    n_channels = 3
+    if mixed and args.use_onehot_smap:
+        n_channels += len(figure_labels(args.max_label, args.get_mixed_rgb_smap_mugen_only))
+    elif mixed:
+        n_channels += 1
+    elif args.smap_only:
+        n_channels = args.max_label + 1
+    if args.image_channels != n_channels:
+        raise UserError(
+            f"--image_channels got {args.image_channels}; expected {n_channels}, what MUGEN clips "
+            "have with the given semantic-map flags"
+        )
 
 
 def coinrun_dataset(args: Namespace, *, train: bool) -> CoinRunDataset:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tats.models.gpt import KVCache
 
 if TYPE_CHECKING:
-    from tats.sampling.prepared import PreparedBlock
+    from tats.sampling.engines.prepared import PreparedBlock
 
 log = logging.getLogger(__name__)
 

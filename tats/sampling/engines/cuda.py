@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tats.models.gpt import KVCache
-from tats.sampling.filters import TokenFilter, draw_token
-from tats.sampling.prepared import PreparedGPT
+from tats.sampling.draw import TokenFilter, draw_token
+from tats.sampling.engines.prepared import PreparedGPT
 
 DEVICES = ("cuda",)  # where replaying a step is faster than a step of growing shapes
 BUCKET = 128  # slots by which the part of the cache that is read grows

@@ -1,7 +1,7 @@
 """Sprite files of a MUGEN game: where each lies, how it is loaded, sized, mirrored and kept.
 
 The folder layout is that of Kenney's sprite packs as MUGEN uses them. Without a folder the
-pictures come from ``tats.coinrun.drawn``, which answers to the same names.
+pictures come from ``tats.data.mugen.drawn``, which answers to the same names.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tats.coinrun.drawn import draw, drawn_agent_themes
+from tats.data.mugen.drawn import draw, drawn_agent_themes
 from tats.errors import UserError
 
 GROUND_FILES = {"A": "Center", "S": "Mid", "a": "Cliff_left", "b": "Cliff_right"}

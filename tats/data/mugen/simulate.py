@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from tats.coinrun.game import COIN, GEM
-from tats.coinrun.levels import HEIGHT, WIDTH, make_level
-from tats.coinrun.player import Player
-from tats.coinrun.world import DEATH_FRAMES, MONSTER_NAMES, Monster, World
+from tats.data.mugen.game import COIN, GEM
+from tats.data.mugen.levels import HEIGHT, WIDTH, make_level
+from tats.data.mugen.player import Player
+from tats.data.mugen.world import DEATH_FRAMES, MONSTER_NAMES, Monster, World
 from tats.errors import UserError
 
 BACKGROUNDS = tuple(

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tats.models.gpt import GPT, KVCache, training_mask
-from tats.sampling.filters import TokenFilter, draw_token
-from tats.sampling.prepared import PreparedGPT
-from tats.sampling.static_step import StaticStep, static_step
+from tats.sampling.draw import TokenFilter, draw_token
+from tats.sampling.engines.cuda import StaticStep, static_step
+from tats.sampling.engines.prepared import PreparedGPT
 from tats.sampling.windows import Window, check_schedule
 
 Interpolation = Literal["released", "trained"]

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
-from tats.coinrun.drawing import Colour, Pen, Point, shade
+from tats.data.mugen.drawing import Colour, Pen, Point, shade
 
 TILE = 128  # units and pixels of a square sprite
 _BACKGROUND = 1024

@@ -19,8 +19,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from tats.errors import UserError
-from tats.pretrained import cache_dir
-from tats.weight_files import file_sha256
+from tats.paths import cache_dir, file_sha256
 
 log = logging.getLogger(__name__)
 

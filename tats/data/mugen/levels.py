@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from tats.coinrun.game import COIN, EMPTY, GEM, WALL
+from tats.data.mugen.game import COIN, EMPTY, GEM, WALL
 
 WIDTH, HEIGHT = 64, 13
 LADDER = "="

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from tats.coinrun.fields import Fields
+from tats.data.mugen.fields import Fields
 
 EMPTY = "."
 COIN = "1"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tats.errors import UserError
-from tats.plain_pickle import MAX_BYTES, restricted_unpickle
+from tats.weights.pickles import MAX_BYTES, restricted_unpickle
 
 MAX_PROGRAM_BYTES = 1 << 24
 # In a serialized program: torch.save, torch.from_file, and operators of other libraries.
@@ -123,26 +123,6 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def file_sha256(file: str | Path) -> str:
-    """Return a file's sha256.
-
-    Args:
-        file: its path.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(file, "rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{file}: cannot be read ({reason}); expected a weight file") from None
     return digest.hexdigest()
 
 

@@ -18,11 +18,11 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from tats.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
-from tats.checkpoints import read_checkpoint
 from tats.errors import UserError
 from tats.flags import check_writable, passthrough_trainer_settings
-from tats.resume import SafeCheckpointIO
+from tats.training.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
+from tats.training.resume import SafeCheckpointIO
+from tats.weights.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 

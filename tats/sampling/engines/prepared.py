@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tats.models.gpt import GPT, KVCache
-from tats.sampling import cpu_step
-from tats.sampling.cpu_step import CompiledLayers, StoredMatrix
+from tats.sampling.engines import cpu as cpu_step
+from tats.sampling.engines.cpu import CompiledLayers, StoredMatrix
 
 WeightFormat = Literal["full", "int8"]
 Project = Callable[[Tensor], Tensor]  # (..., in) to (..., out)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tats.errors import UserError
-from tats.weight_files import reason_of
+from tats.weights.files import reason_of
 
 SLIM_SUFFIX = ".safetensors"
 # Above this a checkpoint's structure (names, settings, no weights) is not one of ours: a model of

@@ -7,8 +7,8 @@ from typing import get_args
 
 from PIL import Image
 
-from tats.coinrun.drawn_figures import AGENT_COLOURS, MonsterState, draw_agent, draw_monster
-from tats.coinrun.drawn_level import (
+from tats.data.mugen.drawn_figures import AGENT_COLOURS, MonsterState, draw_agent, draw_monster
+from tats.data.mugen.drawn_level import (
     draw_background,
     draw_coin,
     draw_crate,

@@ -19,7 +19,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from tats.models.vqgan import VQGAN
-from tats.video_io import atomic_path, to_uint8, video_grid, write_video
+from tats.paths import atomic_path
+from tats.video_io import to_uint8, video_grid, write_video
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from tats.errors import UserError
-from tats.released import closest_names, released_file
-from tats.safe_load import read_content
-from tats.weight_files import reason_of
+from tats.weights.checkpoint_files import read_content
+from tats.weights.files import reason_of
+from tats.weights.released import closest_names, released_file
 
 log = logging.getLogger(__name__)
 

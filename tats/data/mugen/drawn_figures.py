@@ -8,7 +8,7 @@ from typing import Literal
 
 from PIL import Image
 
-from tats.coinrun.drawing import Colour, Pen, shade
+from tats.data.mugen.drawing import Colour, Pen, shade
 
 MonsterState = Literal["rest", "move", "dead"]
 
@@ -46,7 +46,7 @@ def draw_agent(theme: str, pose: str) -> Image.Image:
 
     Args:
         theme: a colour's name; unknown names are drawn in grey.
-        pose: see ``tats.coinrun.game.Pose``.
+        pose: see ``tats.data.mugen.game.Pose``.
 
     Returns:
         RGBA, twice as high as wide, facing right, feet at the bottom.

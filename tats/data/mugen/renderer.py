@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tats.coinrun.game import Game
-from tats.coinrun.labels import map_labels
-from tats.coinrun.scene import LAYERS, Camera, Layer, Placement, background_places, placements
-from tats.coinrun.sprites import SpriteSheet
+from tats.data.mugen.game import Game
+from tats.data.mugen.labels import map_labels
+from tats.data.mugen.scene import LAYERS, Camera, Layer, Placement, background_places, placements
+from tats.data.mugen.sprites import SpriteSheet
 from tats.errors import UserError
 
 

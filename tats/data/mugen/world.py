@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tats.coinrun.game import COIN, EMPTY, GEM
-from tats.coinrun.levels import LADDER, LAVA_SURFACE, WIDTH, Level
+from tats.data.mugen.game import COIN, EMPTY, GEM
+from tats.data.mugen.levels import LADDER, LAVA_SURFACE, WIDTH, Level
 
 MONSTER_NAMES = {
     "ground": ("sawHalf", "barnacle"),

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
-from tats.coinrun.game import EMPTY, Agent, Frame, Game, Monster
-from tats.coinrun.sprites import (
+from tats.data.mugen.game import EMPTY, Agent, Frame, Game, Monster
+from tats.data.mugen.sprites import (
     GROUND_FILES,
     LAVA,
     SHIELD_FILE,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from tats.coinrun.game import GEM, PASSABLE, Frame, Game
+from tats.data.mugen.game import GEM, PASSABLE, Frame, Game
 
 Activity = Literal["ground", "climb", "jump", "hit"]
 

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tats.coinrun.game import COIN, GEM
-from tats.coinrun.levels import LADDER, LAVA_SURFACE, WIDTH
-from tats.coinrun.world import WALK_SPEED, Control, Monster, World
+from tats.data.mugen.game import COIN, GEM
+from tats.data.mugen.levels import LADDER, LAVA_SURFACE, WIDTH
+from tats.data.mugen.world import WALK_SPEED, Control, Monster, World
 
 Task = Literal["walk", "hop", "climb", "duck", "stand"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from tats.errors import UserError
-from tats.safe_load import read_content
+from tats.weights.checkpoint_files import read_content
 
 FLAG = "--resume_from_checkpoint"
 VERSION_KEY = "pytorch-lightning_version"

@@ -8,7 +8,6 @@ in the cache; the ``load_*`` functions read the cache, or the file a user names.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,14 +19,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tats.errors import UserError
-from tats.plain_pickle import restricted_unpickle
-from tats.video_io import atomic_path
-from tats.weight_files import file_sha256, is_torchscript, read_weights, tensors_sha256
+from tats.paths import atomic_path, cache_dir, file_sha256
+from tats.weights.files import is_torchscript, read_weights, tensors_sha256
+from tats.weights.pickles import restricted_unpickle
 
 __all__ = [
     "PUBLISHED",
     "WeightSource",
-    "cache_dir",
     "clip_vocabulary_path",
     "convert_i3d",
     "convert_vgg16",
@@ -104,15 +102,6 @@ PUBLISHED: dict[str, PublishedFile] = {
         own_file="bpe_simple_vocab_16e6.txt.gz",
     ),
 }
-
-
-def cache_dir() -> Path:
-    """Return the folder of fetched weights: ``$TATS_CACHE``, else ``~/.cache/tats``.
-
-    Returns:
-        The folder; it may not exist yet.
-    """
-    return Path(os.environ.get("TATS_CACHE") or Path.home() / ".cache" / "tats")
 
 
 def load_vgg16_state(path: str | Path | None = None) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from tats.coinrun.fields import Fields
+from tats.data.mugen.fields import Fields
 from tats.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Files of tensors: reading them safely, fitting them into models, finding them by name."""
