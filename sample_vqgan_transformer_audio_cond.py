@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with output_folder(args) as folder:
         model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt, args.stft_vqgan_ckpt)
         windows = sound_windows(args, model)
+        if args.n_sample is None:
+            args.n_sample = len(windows)
         sampler = sound_sampler(args, place_model(model, args.device, args.precision), windows)
         indices = sample_indices(args)
         args.conditions = [windows(index).name for index in indices]

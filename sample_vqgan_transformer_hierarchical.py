@@ -29,19 +29,15 @@ def build_parser() -> argparse.ArgumentParser:
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Sample ``--n_sample`` clips into ``--save`` and print one line of JSON about them."""
-    argv = command_line(argv)
     args = build_parser().parse_args(argv)
     args.save_videos = True
     check_hierarchical_args(args)
-    # Unless it is asked for, the resolution is the models': the default is the published models'.
-    asked_for = any(word.split("=")[0] == "--sample_resolution" for word in argv)
-    rows = args.sample_resolution if asked_for else None
     with output_folder(args) as folder:
         key_model, fill_model = (
             place_model(load_transformer(path, args.vqgan), args.device, args.precision)
             for path in (args.ckpt1, args.ckpt2)
         )
-        sampler = hierarchical_sampler(args, key_model, fill_model, rows)
+        sampler = hierarchical_sampler(args, key_model, fill_model, args.sample_resolution)
         meter = None
         if args.compute_fvd and rank() == 0:
             n_frames, height, _ = sampler.clip_shape
@@ -51,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sampler,
             args,
             folder,
-            argv=argv,
+            argv=command_line(argv),
             checkpoints=[args.ckpt1, args.ckpt2, args.vqgan],
             meter=meter,
         )

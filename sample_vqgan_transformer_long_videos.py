@@ -23,20 +23,17 @@ def build_parser() -> argparse.ArgumentParser:
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
     """Sample ``--n_sample`` clips into ``--save`` and print one line of JSON about them."""
-    argv = command_line(argv)
     args = build_parser().parse_args(argv)
     check_sampling_args(args)
-    # Unless it is asked for, the resolution is the model's: the default is the published models'.
-    asked_for = any(word.split("=")[0] == "--sample_resolution" for word in argv)
     with output_folder(args) as folder:
         model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
         model = place_model(model, args.device, args.precision)
-        sampler = long_sampler(args, model, args.sample_resolution if asked_for else None)
+        sampler = long_sampler(args, model, args.sample_resolution)
         result = write_samples(
             sampler,
             args,
             folder,
-            argv=argv,
+            argv=command_line(argv),
             checkpoints=[args.gpt_ckpt, args.vqgan_ckpt],
             save_frames=True,
         )

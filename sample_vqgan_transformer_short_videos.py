@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from tats.errors import one_line_errors
 from tats.evaluation.fvd import fvd_meter
 from tats.flags import (
-    add_data_flags,
     add_short_sampling_flags,
     check_sampling_args,
     new_parser,
@@ -23,7 +22,6 @@ from tats.sampling.samplers import place_model, short_sampler
 def build_parser() -> argparse.ArgumentParser:
     """Declare this script's flags."""
     parser = new_parser("Sample videos as long as the training clips, and compute their FVD.")
-    add_data_flags(parser)
     add_short_sampling_flags(parser)
     return parser
 

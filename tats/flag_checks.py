@@ -6,6 +6,7 @@ interest when all is well. They look at the flags only; ``check_writable`` alone
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from argparse import Namespace
@@ -184,6 +185,10 @@ def _check_run(args: Namespace, rate_flag: str) -> None:
         _at_least(args, 1, "checkpoint_every_n_steps")
     if args.progress_bar_refresh_rate is not None:
         _at_least(args, 0, "progress_bar_refresh_rate")
+    _check_seed(args)
+
+
+def _check_seed(args: Namespace) -> None:
     _require(
         0 <= args.seed <= LARGEST_SEED,
         f"--seed got {args.seed}; expected a number from 0 to {LARGEST_SEED}",
@@ -324,10 +329,20 @@ def check_sampling_args(args: Namespace) -> None:
         )
     given = vars(args)
     counts = [name for name in ("n_sample", "batch_size") if name in given]
-    _at_least(args, 1, *(name for name in counts if given[name] != "auto"))
-    _at_least(args, 0, *(name for name in ("prime_frames",) if name in given))
-    _at_least(args, 0, *(name for name in ("top_k", "top_k_init", "run") if name in given))
+    _at_least(args, 1, *(name for name in counts if given[name] not in (None, "auto")))
+    numbers = ("prime_frames", "top_k", "top_k_init", "run")
+    _at_least(args, 0, *(name for name in numbers if name in given))
     _probability(args, *(name for name in ("top_p", "top_p_init") if name in given))
+    _check_seed(args)
+    _require(
+        0 <= args.temperature < math.inf,
+        f"--temperature got {args.temperature}; expected 0 (always the likeliest token) or more",
+    )
+    labels = given.get("class_label") or ()
+    _require(
+        all(label >= 0 for label in labels),
+        f"--class_label got {' '.join(map(str, labels))}; expected numbers of classes, from 0",
+    )
     _check_dataset_name(args)
     _require(
         not getattr(args, "compute_fvd", False) or getattr(args, "data_path", None) is not None,
@@ -356,7 +371,7 @@ def check_sliding_args(args: Namespace, n_block_frames: int) -> None:
     Raises:
         UserError: the length or the context does not fit.
     """
-    _at_least(args, 1, "sample_length", "sample_resolution", "temporal_sample_pos")
+    _at_least(args, 1, "sample_length", "temporal_sample_pos")
     context = args.temporal_sample_pos
     _require(
         context < n_block_frames,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from tats.flag_checks import (
@@ -139,7 +139,7 @@ class Flag:
         unit: unit or range, shown in the help; empty where there is none.
         help: one sentence.
         choices: the ``Literal`` whose members are allowed.
-        nargs: number of values where it is not one.
+        nargs: number of values where it is not one; "+" for one or more.
         alias: a second spelling.
     """
 
@@ -149,12 +149,16 @@ class Flag:
     unit: str
     help: str
     choices: Any = None
-    nargs: int | None = None
+    nargs: int | Literal["+"] | None = None
     alias: str | None = None
+
+    def but(self, **changes: Any) -> Flag:
+        """Give the same flag with another default, unit or sentence for one script."""
+        return replace(self, **changes)
 
     def fresh_default(self) -> Any:
         """Give the default in the type that parsing gives."""
-        return list(self.default) if self.nargs is not None else self.default
+        return list(self.default) if isinstance(self.default, tuple) else self.default
 
     def add_to(self, group: argparse._ArgumentGroup) -> None:
         """Declare this flag in an argparse group."""
@@ -172,15 +176,21 @@ class Flag:
 
 
 # fmt: off
+DATA_PATH = Flag("data_path",             str,    None,   "path",     "dataset folder, or an HDF5 file")
+BATCH_SIZE = Flag("batch_size",            int,    32,     "clips",    "clips per batch and device")
+NUM_WORKERS = Flag("num_workers",           int,    8,      "processes", "data-loading processes per device")
+IMAGE_FOLDER = Flag("image_folder",          switch, False,  "",         "the dataset holds folders of frames instead of videos")
+SAMPLE_EVERY_N_FRAMES = Flag("sample_every_n_frames", int,    1,      "frames",   "keep every n-th frame")
+
 DATA_FLAGS = (
-    Flag("data_path",             str,    None,   "path",     "dataset folder, or an HDF5 file"),
+    DATA_PATH,
     Flag("sequence_length",       int,    16,     "frames",   "length of a training clip, before --sample_every_n_frames; -1 = whole video"),
     Flag("resolution",            int,    64,     "pixels",   "height and width of a clip; latent cells with --vtokens"),
-    Flag("batch_size",            int,    32,     "clips",    "clips per batch and device"),
-    Flag("num_workers",           int,    8,      "processes", "data-loading processes per device"),
+    BATCH_SIZE,
+    NUM_WORKERS,
     Flag("image_channels",        int,    3,      "channels", "colour channels of a clip"),
-    Flag("image_folder",          switch, False,  "",         "the dataset holds folders of frames instead of videos"),
-    Flag("sample_every_n_frames", int,    1,      "frames",   "keep every n-th frame"),
+    IMAGE_FOLDER,
+    SAMPLE_EVERY_N_FRAMES,
     Flag("vtokens",               switch, False,  "",         "the HDF5 file holds codes instead of frames"),
     Flag("vtokens_pos",           switch, False,  "",         "give code crops their place in the whole frame"),
     Flag("spatial_length",        int,    15,     "cells",    "height and width of a code crop, with --vtokens"),
@@ -290,114 +300,138 @@ TRAINER_FLAGS = (
     Flag("checkpoint_every_n_steps", int,    None,  "steps",     "how often to keep a checkpoint; absent = as published"),
 )
 
+# --- flags of the samplers --------------------------------------------------------------------
+
+GPT_CKPT    = Flag("gpt_ckpt",    str,    None,             "path",   "trained transformer checkpoint")
+VQGAN_CKPT  = Flag("vqgan_ckpt",  str,    None,             "path",   "trained VQGAN checkpoint")
+SAVE        = Flag("save",        str,    "./results/tats", "path",   "folder of the results")
+DATASET     = Flag("dataset",     str,    "ucf101",         "",       "ucf101, sky, taichi, mugen, drum, or a name of your own")
+N_SAMPLE    = Flag("n_sample",    int,    2048,             "clips",  "clips to sample")
+RUN         = Flag("run",         int,    0,                "",       "which samples of --seed: run 1 makes the --n_sample that follow those of run 0")
+SAVE_VIDEOS = Flag("save_videos", switch, False,            "",       "write the clips as videos too")
+COMPUTE_FVD = Flag("compute_fvd", switch, False,            "",       "compare the clips with those of --data_path")
+TOP_K       = Flag("top_k",       int,    2048,             "tokens", "draw among the k likeliest tokens; 0 = all")
+TOP_P       = Flag("top_p",       float,  0.92,             "(0, 1]", "draw among the likeliest tokens that make up this probability")
+CLASS_COND  = Flag("class_cond",  switch, False,            "",       "sample every class equally often")
+# ours
+SAMPLING_BATCH_SIZE = BATCH_SIZE.but(type=count_or_auto, unit="clips", help="clips sampled together; auto = what fits the memory")
+CLASS_LABEL  = Flag("class_label",  int,   None, "classes", "numbers of the classes to sample in turn, in place of all; needs a class-conditional model", nargs="+")
+I3D_PATH     = Flag("i3d_path",     str,   None, "path",    "I3D weights for --compute_fvd; absent = those that were fetched")
+PRIME_FRAMES = Flag("prime_frames", int,   0,    "frames",  "frames of --prime to keep; 0 = what there is, up to half the video")
+
 COMMON_SAMPLING_FLAGS = (  # ours
-    Flag("seed",      int, 0,      "",     "seed of the first sample; sample i uses seed + i"),
-    Flag("precision", str, "32",   "",     "number format of the transformer and the decoder", SamplingPrecision),
-    Flag("weights",   str, "full", "",     "full = in --precision; int8 = in 8 bits, faster on a CPU, slightly other samples", WeightFormat),
-    Flag("device",    str, "auto", "",     "device to sample on, such as cpu or cuda:0; auto = the GPU where there is one"),
+    Flag("seed",        int,    0,      "0..2^32-1", "which samples: sample i of a seed is always the same; two seeds share no sample"),
+    Flag("temperature", float,  1.0,    "0 or more", "what the logits are divided by before a token is drawn; 0 = always the likeliest"),
+    Flag("precision",   str,    "32",   "",     "number format of the transformer and the decoder", SamplingPrecision),
+    Flag("weights",     str,    "full", "",     "full = in --precision; int8 = in 8 bits, faster on a CPU, slightly other samples", WeightFormat),
+    Flag("device",      str,    "auto", "",     "device to sample on, such as cpu or cuda:0; auto = the GPU where there is one"),
+    Flag("save_codes",  switch, False,  "",     "write the codes too: codes.npy, int32 (n, t, h, w), beside clips.npy"),
+    Flag("overwrite",   switch, False,  "",     "delete an earlier result of this very run and sample again"),
 )
 
 PRIME_FLAGS = (  # ours
-    Flag("prime",        str, None, "path",   "continue a real clip: a video, a folder of its frames, or .npy of uint8 (T, H, W, 3)"),
-    Flag("prime_frames", int, 0,    "frames", "frames of --prime to keep; 0 = what there is, up to half the video"),
-)
-
-CHECKPOINT_FLAGS = (
-    Flag("gpt_ckpt",   str, None, "path", "trained transformer checkpoint"),
-    Flag("vqgan_ckpt", str, None, "path", "trained VQGAN checkpoint"),
-)
-
-FILTER_FLAGS = (
-    Flag("top_k", int,   2048, "tokens", "draw among the k likeliest tokens; 0 = all"),
-    Flag("top_p", float, 0.92, "(0, 1]", "draw among the likeliest tokens that make up this probability"),
+    Flag("prime", str, None, "path", "continue a real clip: a video, a folder of its frames, or .npy of uint8 (T, H, W, 3)"),
+    PRIME_FRAMES,
 )
 
 SHORT_SAMPLING_FLAGS = (
-    *CHECKPOINT_FLAGS,
-    Flag("save",        str,    "./results/tats", "path",  "folder of the results"),
-    Flag("run",         int,    0,                "",      "number of this run: it shifts the samples' indices and so their seeds"),
-    *FILTER_FLAGS,
-    Flag("n_sample",    int,    2048,             "clips", "clips to sample"),
-    Flag("dataset",     str,    "ucf101",         "",      "ucf101, sky, taichi, mugen, drum, or a name of your own"),
-    Flag("class_cond",  switch, False,            "",      "sample every class equally often"),
-    Flag("save_videos", switch, False,            "",      "write the clips as videos too"),
-    Flag("compute_fvd", switch, False,            "",      "compare the clips with those of --data_path"),
+    GPT_CKPT,
+    VQGAN_CKPT,
+    SAVE,
+    RUN,
+    TOP_K,
+    TOP_P,
+    N_SAMPLE,
+    DATASET,
+    CLASS_COND,
+    SAVE_VIDEOS,
+    COMPUTE_FVD,
+    # ours
+    CLASS_LABEL,
+    I3D_PATH,
     *PRIME_FLAGS,
     *COMMON_SAMPLING_FLAGS,
 )
 
 SLIDING_FLAGS = (
-    Flag("sample_resolution",   int, 16, "cells",  "height and width of the latent frames"),
-    Flag("temporal_sample_pos", int, 1,  "frames", "latent frames of context each new latent frame is drawn from"),
-    Flag("run",                 int, 0,  "",       "number of this run: it shifts the samples' indices and so their seeds"),
-    Flag("class_cond",  switch, False,   "",       "condition on class labels"),
-    Flag("save_videos", switch, False,   "",       "write the clips as videos too"),
+    Flag("sample_resolution",   int, None, "cells",  "height and width of the latent frames, which must be the model's own; absent = the model's own"),
+    Flag("temporal_sample_pos", int, 1,    "frames", "latent frames of context each new latent frame is drawn from"),
+    RUN,
+    CLASS_COND,
+    SAVE_VIDEOS,
+    # ours
+    CLASS_LABEL,
+    *PRIME_FLAGS,
+    *COMMON_SAMPLING_FLAGS,
 )
 
 LONG_SAMPLING_FLAGS = (
-    *CHECKPOINT_FLAGS,
-    Flag("batch_size",    count_or_auto, 10, "clips", "clips sampled together; auto = what fits the memory"),
-    Flag("save",          str, "./results", "path",   "folder of the results"),
-    *FILTER_FLAGS,
-    Flag("n_sample",      int, 100,         "clips",  "clips to sample"),
-    Flag("sample_length", int, 256,         "latent frames", "length of a clip"),
-    Flag("dataset",       str, "ucf101",    "",       "ucf101, sky, taichi, mugen, drum, or a name of your own"),
+    GPT_CKPT,
+    VQGAN_CKPT,
+    SAMPLING_BATCH_SIZE.but(default=10),
+    SAVE.but(default="./results"),
+    TOP_K,
+    TOP_P,
+    N_SAMPLE.but(default=100),
+    Flag("sample_length", int, 256, "latent frames", "length of a clip"),
+    DATASET,
     *SLIDING_FLAGS,
-    *PRIME_FLAGS,
-    *COMMON_SAMPLING_FLAGS,
 )
 
 HIERARCHICAL_SAMPLING_FLAGS = (
-    Flag("ckpt1",         str,   None,        "path",   "trained autoregressive transformer checkpoint"),
-    Flag("ckpt2",         str,   None,        "path",   "trained interpolation transformer checkpoint", alias="CKPT2"),
-    Flag("vqgan",         str,   None,        "path",   "trained VQGAN checkpoint"),
-    Flag("batch_size",    count_or_auto, 12,  "clips",  "clips sampled together; auto = what fits the memory"),
-    Flag("save",          str,   "./results", "path",   "folder of the results"),
-    Flag("top_k_init",    int,   2048,        "tokens", "--top_k of the first window"),
-    Flag("top_p_init",    float, 0.8,         "(0, 1]", "--top_p of the first window"),
-    Flag("top_k",         int,   2048,        "tokens", "draw among the k likeliest tokens; 0 = all"),
-    Flag("top_p",         float, 0.8,         "(0, 1]", "draw among the likeliest tokens that make up this probability"),
-    Flag("n_sample",      int,   2048,        "clips",  "clips to sample"),
-    Flag("sample_length", int,   64,          "latent frames", "length of a clip, a multiple of 4"),
-    Flag("dataset",       str,   "taichi",    "",       "taichi, sky, or a name of your own"),
-    Flag("compute_fvd",   switch, False,      "",       "compare the clips with those of --data_path"),
+    GPT_CKPT.but(name="ckpt1", help="trained autoregressive transformer checkpoint"),
+    GPT_CKPT.but(name="ckpt2", help="trained interpolation transformer checkpoint", alias="CKPT2"),
+    VQGAN_CKPT.but(name="vqgan"),
+    SAMPLING_BATCH_SIZE.but(default=12),
+    SAVE.but(default="./results"),
+    TOP_K.but(name="top_k_init", help="--top_k of the first window"),
+    TOP_P.but(name="top_p_init", default=0.8, help="--top_p of the first window"),
+    TOP_K,
+    TOP_P.but(default=0.8),
+    N_SAMPLE,
+    Flag("sample_length", int, 64, "latent frames", "steps from the first latent frame to the last, a multiple of 4: a clip has sample_length + 1 latent frames"),
+    DATASET.but(default="taichi", help="taichi, sky, or a name of your own"),
+    COMPUTE_FVD,
     *SLIDING_FLAGS,
     # ours
-    Flag("interpolation", str,   "released",  "",       "feed the next key frame as the published sampler or as training does", Interpolation),
-    Flag("data_path",     str,   None,        "path",   "dataset of the real clips"),
-    Flag("image_folder",  switch, False,      "",       "the dataset holds folders of frames instead of videos"),
-    Flag("sample_every_n_frames", int, 1,     "frames", "keep every n-th frame of a real clip"),
-    Flag("num_workers",   int,   8,           "processes", "processes that read real clips"),
-    *PRIME_FLAGS,
-    *COMMON_SAMPLING_FLAGS,
+    Flag("interpolation", str, "released", "", "feed the next key frame as the published sampler or as training does", Interpolation),
+    I3D_PATH,
+    DATA_PATH.but(help="dataset of the real clips"),
+    IMAGE_FOLDER,
+    SAMPLE_EVERY_N_FRAMES.but(help="keep every n-th frame of a real clip"),
+    NUM_WORKERS.but(unit="processes", help="processes that read real clips"),
 )
 
 AUDIO_SAMPLING_FLAGS = (
-    *CHECKPOINT_FLAGS,
-    Flag("stft_vqgan_ckpt", str, None,             "path",  "trained VQGAN checkpoint of sound spectrograms"),
-    Flag("save",            str, "./results/tats", "path",  "folder of the results"),
-    Flag("data_path",       str, "./dataset/AudioSet_Dataset/stft", "path", "spectrogram folder, or the folder that holds it"),
-    *FILTER_FLAGS,
-    Flag("n_sample",        int, 2048,             "clips", "clips to sample"),
-    Flag("dataset",         str, "drum",           "",      "drum, or a name of your own"),
+    GPT_CKPT,
+    VQGAN_CKPT,
+    VQGAN_CKPT.but(name="stft_vqgan_ckpt", help="trained VQGAN checkpoint of sound spectrograms"),
+    SAVE,
+    DATA_PATH.but(default="./dataset/AudioSet_Dataset/stft", help="spectrogram folder, or the folder that holds it"),
+    TOP_K,
+    TOP_P,
+    N_SAMPLE.but(default=None, help="clips to sample; absent = as many as there are sounds: the test clips, or the windows of --audio"),
+    DATASET.but(default="drum", help="drum, or a name of your own"),
     # ours
-    Flag("audio",           str, None,             "path",  "sound or video file to condition on in place of the test clips"),
-    Flag("prime_frames",    int, 0,                "frames", "real frames the samples begin with; 0 = none"),
-    Flag("run",             int, 0,                "",      "number of this run: it shifts the samples' indices and so their seeds"),
-    Flag("batch_size",      count_or_auto, 8,      "clips", "clips sampled together; auto = what fits the memory"),
+    Flag("audio", str, None, "path", "sound or video file to condition on in place of the test clips"),
+    PRIME_FRAMES.but(help="real frames the samples begin with; 0 = none"),
+    RUN,
+    SAMPLING_BATCH_SIZE.but(default=8),
     *COMMON_SAMPLING_FLAGS,
 )
 
 TEXT_SAMPLING_FLAGS = (
-    *CHECKPOINT_FLAGS,
-    Flag("text",        str, None,             "",      "caption of the clips"),
-    Flag("text_file",   str, None,             "path",  "file with one caption a line"),
-    Flag("save",        str, "./results/tats", "path",  "folder of the results"),
-    Flag("batch_size",  count_or_auto, 8,      "clips", "clips sampled together; auto = what fits the memory"),
-    *FILTER_FLAGS,
-    Flag("n_sample",    int, 1,                "clips", "clips to sample for each caption"),
-    Flag("dataset",     str, "mugen",          "",      "mugen, or a name of your own"),
-    Flag("run",         int, 0,                "",      "number of this run: it shifts the samples' indices and so their seeds"),
+    GPT_CKPT,
+    VQGAN_CKPT,
+    Flag("text",      str, None, "",     "caption of the clips"),
+    Flag("text_file", str, None, "path", "file with one caption a line"),
+    SAVE,
+    SAMPLING_BATCH_SIZE.but(default=8),
+    TOP_K,
+    TOP_P,
+    N_SAMPLE.but(default=1, help="clips to sample for each caption"),
+    DATASET.but(default="mugen", help="mugen, or a name of your own"),
+    RUN,
     *COMMON_SAMPLING_FLAGS,
 )
 # fmt: on
@@ -448,11 +482,11 @@ def add_transformer_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_short_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the short sampler's own flags; it takes the data flags too, declared before."""
+    """Declare the flags of the short sampler, which reads real clips for its FVD."""
+    data = [flag if flag != BATCH_SIZE else SAMPLING_BATCH_SIZE for flag in DATA_FLAGS]
+    _add(parser, "data", data)
+    _add(parser, "MUGEN data", MUGEN_FLAGS)
     _add(parser, "sampling", SHORT_SAMPLING_FLAGS)
-    for action in parser._actions:
-        if action.dest == "batch_size":
-            action.type = count_or_auto
 
 
 def add_long_sampling_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -105,7 +104,12 @@ class SoundWindow(NamedTuple):
     video: Tensor | None  # (3, T, H, W) in [-0.5, 0.5], what was really seen
 
 
-SoundWindows = Callable[[int], SoundWindow]  # the number of a sample to its window
+class SoundWindows(Protocol):
+    """Gives the window of sample 0, 1, 2 …; after the last one the first comes again."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, index: int) -> SoundWindow: ...
 
 
 def sound_windows(args: Namespace, model: Net2NetTransformer) -> SoundWindows:
@@ -127,24 +131,33 @@ def sound_windows(args: Namespace, model: Net2NetTransformer) -> SoundWindows:
     dataset = StftDataset(
         root=root, train=False, sequence_length=n_frames, resolution=height, seed=args.seed
     )
-    return functools.partial(_test_window, dataset)
+    return _TestWindows(dataset)
 
 
-def _test_window(dataset: StftDataset, index: int) -> SoundWindow:
-    """Window of sample ``index``: the test clips in turn, each time another part of them."""
-    turn, item = divmod(index, len(dataset))
-    path = dataset.pairs[item].video
-    try:
-        clip = dataset.clip(item, item_generator(dataset.seed, turn, item))
-    except DecodeError as error:
-        raise UserError(f"--data_path: {error}; check or remove the file") from error
-    start = int(clip["start"])
-    return SoundWindow(
-        name=f"{path.name} from frame {start}",
-        stft=clip["stft"],
-        sound=dataset.sound(item, start),
-        video=clip["video"],
-    )
+class _TestWindows:
+    """The test clips in turn, each time another part of them."""
+
+    def __init__(self, dataset: StftDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __call__(self, index: int) -> SoundWindow:
+        dataset = self.dataset
+        turn, item = divmod(index, len(dataset))
+        path = dataset.pairs[item].video
+        try:
+            clip = dataset.clip(item, item_generator(dataset.seed, turn, item))
+        except DecodeError as error:
+            raise UserError(f"--data_path: {error}; check or remove the file") from error
+        start = int(clip["start"])
+        return SoundWindow(
+            name=f"{path.name} from frame {start}",
+            stft=clip["stft"],
+            sound=dataset.sound(item, start),
+            video=clip["video"],
+        )
 
 
 class _FileWindows:
@@ -164,6 +177,9 @@ class _FileWindows:
                 f"--audio {path} has {seconds:.2f} s of sound; expected at least "
                 f"{n_frames / FRAME_RATE:.2f} s, the length of a clip"
             )
+
+    def __len__(self) -> int:
+        return self.n_windows
 
     def __call__(self, index: int) -> SoundWindow:
         start = index % self.n_windows * self.n_frames

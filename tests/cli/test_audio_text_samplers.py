@@ -143,6 +143,15 @@ def test_samples_stand_beside_the_real_clips_with_their_sound(models, drums, tmp
     assert len(record["checkpoints"]) == 3
 
 
+def test_as_many_clips_are_made_as_there_are_sounds(models, drums, tmp_path, capsys):
+    write_tone_video(tmp_path / "tone.mp4", 440.0)
+    from_tests = audio_command(models, tmp_path / "a", "--data_path", drums)
+    from_file = audio_command(models, tmp_path / "b", "--audio", tmp_path / "tone.mp4")
+    n_windows = len(spectrogram(read_sound(tmp_path / "tone.mp4").samples)) // 16
+    assert run(AUDIO, from_tests, capsys)["n_clips"] == 2
+    assert run(AUDIO, from_file, capsys)["n_clips"] == n_windows > 0
+
+
 def test_another_sound_gives_another_sample_with_the_same_seed(models, drums, tmp_path, capsys):
     write_tone_video(tmp_path / "low.mp4", 300.0)
     write_tone_video(tmp_path / "high.mp4", 9000.0)

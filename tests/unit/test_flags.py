@@ -121,7 +121,6 @@ PUBLISHED_DEFAULTS = {
         "top_p": 0.92,
         "n_sample": 100,
         "sample_length": 256,
-        "sample_resolution": 16,
         "temporal_sample_pos": 1,
     },
     "hierarchical": {
@@ -134,7 +133,6 @@ PUBLISHED_DEFAULTS = {
         "top_p": 0.8,
         "n_sample": 2048,
         "sample_length": 64,
-        "sample_resolution": 16,
         "temporal_sample_pos": 1,
         "interpolation": "released",
     },
@@ -143,7 +141,6 @@ PUBLISHED_DEFAULTS = {
         "data_path": "./dataset/AudioSet_Dataset/stft",
         "top_k": 2048,
         "top_p": 0.92,
-        "n_sample": 2048,
         "dataset": "drum",
     },
 }
@@ -200,6 +197,17 @@ def test_a_setting_only_todays_trainer_has_parses_as_what_it_looks_like():
     assert parsed.max_time == "00:01:00:00"
 
 
+def test_what_the_models_decide_is_left_to_them():
+    assert parse("long").sample_resolution is None
+    assert parse("hierarchical").sample_resolution is None
+    assert parse("audio").n_sample is None
+    assert parse("short").class_label is None
+
+
+def test_several_classes_may_be_named():
+    assert parse("short", "--class_label 3 3 7").class_label == [3, 3, 7]
+
+
 def test_ckpt2_may_be_spelled_in_capitals():
     assert parse("hierarchical", "--CKPT2 b").ckpt2 == "b"
 
@@ -241,7 +249,7 @@ def test_building_and_parsing_touch_no_disk(monkeypatch):
             patch.setattr(os, name, recorded(getattr(os, name)))
         parse("data vqgan trainer", "--data_path /nowhere --default_root_dir /nowhere --gpus 8")
         parse("data transformer", "--vqvae /nowhere/v.ckpt")
-        parse("data short", f"{CHECKPOINTS} --save /nowhere/s")
+        parse("short", f"{CHECKPOINTS} --save /nowhere/s")
     # argparse itself looks for translations of its messages
     assert not [path for path in touched if not path.endswith(".mo")]
 
@@ -275,7 +283,7 @@ def test_sound_flags_pass_their_checks():
     check_vqgan_args(parse("data vqgan trainer", VQGAN_OK))
     check_vqgan_args(parse("data vqgan trainer", f"{VQGAN_OK} --stft_data --downsample 4 8 8"))
     check_transformer_args(parse("data transformer trainer", GPT_OK))
-    check_sampling_args(parse("data short", CHECKPOINTS))
+    check_sampling_args(parse("short", CHECKPOINTS))
     check_sampling_args(parse("long", CHECKPOINTS))
     check_sampling_args(parse("audio", f"{CHECKPOINTS} --stft_vqgan_ckpt s"))
     check_hierarchical_args(parse("hierarchical", "--ckpt1 a --ckpt2 b --vqgan v"))
@@ -381,19 +389,24 @@ def test_some_readers_count_frames_before_thinning_and_some_after():
 @pytest.mark.parametrize(
     ("groups", "command", "complaint"),
     [
-        ("data short", "--vqgan_ckpt v", "--gpt_ckpt is missing"),
+        ("short", "--vqgan_ckpt v", "--gpt_ckpt is missing"),
         ("long", "--gpt_ckpt g", "--vqgan_ckpt is missing"),
         ("hierarchical", "--ckpt1 a --vqgan v", "--ckpt2 is missing"),
-        ("data short", f"{CHECKPOINTS} --top_p 0", "--top_p got 0"),
-        ("data short", f"{CHECKPOINTS} --top_p 1.1", "--top_p got 1.1"),
-        ("data short", f"{CHECKPOINTS} --top_p nan", "--top_p got nan"),
-        ("data short", f"{CHECKPOINTS} --top_k -1", "--top_k got -1"),
-        ("data short", f"{CHECKPOINTS} --n_sample 0", "--n_sample got 0"),
-        ("data short", f"{CHECKPOINTS} --batch_size 0", "--batch_size got 0"),
-        ("data short", f"{CHECKPOINTS} --dataset nosuch", "--dataset got 'nosuch'"),
+        ("short", f"{CHECKPOINTS} --top_p 0", "--top_p got 0"),
+        ("short", f"{CHECKPOINTS} --top_p 1.1", "--top_p got 1.1"),
+        ("short", f"{CHECKPOINTS} --top_p nan", "--top_p got nan"),
+        ("short", f"{CHECKPOINTS} --top_k -1", "--top_k got -1"),
+        ("short", f"{CHECKPOINTS} --n_sample 0", "--n_sample got 0"),
+        ("short", f"{CHECKPOINTS} --temperature -0.5", "--temperature got -0.5"),
+        ("short", f"{CHECKPOINTS} --temperature nan", "--temperature got nan"),
+        ("short", f"{CHECKPOINTS} --class_label 3 -1", "--class_label got 3 -1"),
+        ("long", f"{CHECKPOINTS} --seed -1", "--seed got -1; expected a number from 0"),
+        ("audio", f"{CHECKPOINTS} --stft_vqgan_ckpt s --seed 4294967296", "--seed got 4294967296"),
+        ("short", f"{CHECKPOINTS} --batch_size 0", "--batch_size got 0"),
+        ("short", f"{CHECKPOINTS} --dataset nosuch", "--dataset got 'nosuch'"),
         ("long", f"{CHECKPOINTS} --dataset ../up", "--dataset got '../up'"),
         ("long", f"{CHECKPOINTS} --dataset ..", "--dataset got '..'"),
-        ("data short", f"{CHECKPOINTS} --compute_fvd", "--compute_fvd got no --data_path"),
+        ("short", f"{CHECKPOINTS} --compute_fvd", "--compute_fvd got no --data_path"),
     ],
 )
 def test_sampling_flags_that_do_not_fit_are_named(groups, command, complaint):
@@ -402,7 +415,7 @@ def test_sampling_flags_that_do_not_fit_are_named(groups, command, complaint):
 
 
 def test_a_data_set_of_ones_own_may_have_any_usable_name():
-    check_sampling_args(parse("data short", f"{CHECKPOINTS} --dataset mine-2 --data_path d"))
+    check_sampling_args(parse("short", f"{CHECKPOINTS} --dataset mine-2 --data_path d"))
     check_sampling_args(parse("long", f"{CHECKPOINTS} --dataset mine-2"))
 
 
