@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from tats.data.decoding import DecodeError
 from tats.errors import UserError
+from tats.randomness import draw, epoch_generator, item_generator
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class ClipSampler(DistributedSampler[ClipKey]):
 
     def __iter__(self) -> Iterator[ClipKey]:
         epoch = self.epoch
-        order = self._order(np.random.default_rng([self.seed, epoch]))
+        order = self._order(epoch_generator(self.seed, epoch))
         order = np.resize(order, self.total_size)  # the last processes repeat the first clips
         own = order[self.rank : self.total_size : self.num_replicas]
         return (ClipKey(index, epoch) for index in own.tolist())
@@ -169,17 +170,6 @@ def _balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nd
     _, first, count = np.unique(labels[by_label], return_index=True, return_counts=True)
     chosen = generator.integers(len(first), size=len(labels))
     return by_label[first[chosen] + generator.integers(count[chosen])]
-
-
-def item_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """Make the source of one item's random choices."""
-    state = np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def draw(n_choices: int, generator: torch.Generator) -> int:
-    """Draw an integer in [0, n_choices)."""
-    return int(torch.randint(low=0, high=n_choices, size=(1,), generator=generator))
 
 
 def check_enough_videos(

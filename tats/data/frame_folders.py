@@ -11,9 +11,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from tats.data.clips import ClipDataset, check_enough_videos, draw
+from tats.data.clips import ClipDataset, check_enough_videos
 from tats.data.decoding import DecodeError
 from tats.errors import UserError
+from tats.randomness import draw
 from tats.video_io import to_float
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tats.data.clips import ClipDataset, check_enough_videos, draw
+from tats.data.clips import ClipDataset, check_enough_videos
 from tats.data.decoding import DecodeError
 from tats.data.transforms import preprocess
 from tats.errors import UserError
+from tats.randomness import draw
 
 
 class VideoStore:

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tats.data.clips import ClipDataset, check_enough_videos, draw
+from tats.data.clips import ClipDataset, check_enough_videos
 from tats.data.decoding import VIDEO_SUFFIXES, DecodeError, read_frames
 from tats.data.sound import cut_sound, read_sound
 from tats.data.transforms import preprocess
 from tats.data.video_index import index_videos
 from tats.errors import UserError
+from tats.randomness import draw
 from tats.video_io import Sound
 from tats.weights.pickles import restricted_unpickle
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tats.data.clips import item_generator
 from tats.data.decoding import (
     DecodeError,
     frame_rate,
@@ -26,6 +25,7 @@ from tats.data.stft import StftDataset, stft_clip
 from tats.data.transforms import preprocess
 from tats.errors import UserError
 from tats.models.transformer import Net2NetTransformer
+from tats.randomness import item_generator
 from tats.sampling.draw import TokenFilter
 from tats.sampling.pixels import FrameDecoder
 from tats.sampling.samplers import prepare_gpt

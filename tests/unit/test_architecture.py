@@ -19,6 +19,7 @@ FLOORS = (
     (
         "tats.errors",
         "tats.paths",
+        "tats.randomness",
         "tats.flags",
         "tats.flag_checks",
         "tats.video_io",

@@ -20,10 +20,10 @@ from tats.data.clips import (
     ClipKey,
     ClipSampler,
     check_enough_videos,
-    draw,
 )
 from tats.data.decoding import DecodeError
 from tats.errors import UserError
+from tats.randomness import draw
 
 
 class Draws(ClipDataset):
