@@ -23,7 +23,6 @@ from tats.models.gpt import GPT
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
 from tats.weights.checkpoint import (
     building_from_settings,
-    check_optimizer_states,
     check_weights,
     load_weights,
     read_checkpoint,
@@ -291,7 +290,6 @@ class Net2NetTransformer(pl.LightningModule):
         state = {f"transformer.{name}": tensor for name, tensor in given.items()}
         state |= {k: v for k, v in own.items() if not k.startswith("transformer.")}
         checkpoint["state_dict"] = check_weights(state, own, source=source, model="transformer")
-        check_optimizer_states(checkpoint, [self.configure_optimizers()])
 
 
 def accuracy(logits: Tensor, target: Tensor, *, top_k: Sequence[int]) -> list[Tensor]:

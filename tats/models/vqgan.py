@@ -31,7 +31,6 @@ from tats.models.discriminator import (
 from tats.models.lpips import LPIPS
 from tats.weights.checkpoint import (
     building_from_settings,
-    check_optimizer_states,
     check_weights,
     load_weights,
     read_checkpoint,
@@ -410,7 +409,6 @@ class VQGAN(pl.LightningModule):
         given |= {name: tensor for name, tensor in own.items() if name.startswith(mine)}
         source = "--resume_from_checkpoint"
         checkpoint["state_dict"] = check_weights(given, own, source=source, model="VQGAN")
-        check_optimizer_states(checkpoint, self.configure_optimizers())
 
 
 def _random_frames(video: Tensor) -> Tensor:

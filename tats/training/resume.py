@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from tats.errors import UserError
+from tats.weights.checkpoint import is_finite
 from tats.weights.checkpoint_files import read_content
+
+log = logging.getLogger(__name__)
 
 FLAG = "--resume_from_checkpoint"
 VERSION_KEY = "pytorch-lightning_version"
@@ -32,7 +40,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         content = read_content(Path(path), flag=FLAG, mapped=False)
         content = _from_published(content) if _is_published(content) else content
         _check_structure(content, path)
-        return content
+        # A file that names no callbacks would be passed by all of ours.
+        return {**content, "callbacks": content.get("callbacks") or {}}
 
 
 def _is_published(content: dict[str, Any]) -> bool:
@@ -66,3 +75,52 @@ def _check_structure(content: dict[str, Any], path: Any) -> None:
         if value is not None and not fits:
             shown = value if isinstance(value, (int, float)) else type(value).__name__
             raise UserError(f"{FLAG}: {path} has {shown} for its {key}; expected {expected}")
+
+
+class CheckedOptimizerStates(Callback):
+    """Keeps optimiser states that do not fit the model from reaching its optimisers."""
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Check the states once the model has said what it takes from the file."""
+        optimizers = pl_module.configure_optimizers()
+        if isinstance(optimizers, torch.optim.Optimizer):
+            optimizers = [optimizers]
+        check_optimizer_states(checkpoint, optimizers)  # type: ignore[arg-type]
+
+
+def check_optimizer_states(
+    checkpoint: dict[str, Any], optimizers: Iterable[torch.optim.Optimizer]
+) -> None:
+    """Drop a checkpoint's optimiser states, with a warning, unless they fit the optimisers.
+
+    Args:
+        checkpoint: a whole checkpoint; changed in place.
+        optimizers: those it would be loaded into, in order.
+    """
+    states = checkpoint.get("optimizer_states") or []
+    pairs = zip(optimizers, states, strict=False) if isinstance(states, list) else []
+    if not isinstance(states, list) or not all(_fits(state, own) for own, state in pairs):
+        log.warning("the checkpoint's optimiser states do not fit; starting with fresh ones")
+        states = []
+    checkpoint["optimizer_states"] = states
+
+
+def _fits(state: Any, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an Adam's stored state has a finite moment of the right shape for each parameter."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    try:
+        stored = [index for group in state["param_groups"] for index in group["params"]]
+        if len(stored) != len(parameters) or len(state["param_groups"]) != len(
+            optimizer.param_groups
+        ):
+            return False
+        for index, parameter in zip(stored, parameters, strict=True):
+            for moment in ("exp_avg", "exp_avg_sq"):
+                value = state["state"].get(index, {}).get(moment)
+                if value is not None and (value.shape != parameter.shape or not is_finite(value)):
+                    return False
+    except (TypeError, KeyError, AttributeError):  # not the structure of any optimiser's state
+        return False
+    return True

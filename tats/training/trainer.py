@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tats.errors import UserError
 from tats.flags import check_writable, passthrough_trainer_settings
 from tats.training.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
-from tats.training.resume import SafeCheckpointIO
+from tats.training.resume import CheckedOptimizerStates, SafeCheckpointIO
 from tats.weights.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ def _logger(args: Namespace) -> TensorBoardLogger | bool:
 
 
 def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
-    callbacks: list[Callback] = [Throughput()]
+    callbacks: list[Callback] = [CheckedOptimizerStates(), Throughput()]
     if stage.name == VQGAN_STAGE.name:
         callbacks.append(ReconstructionPictures())
     if args.enable_checkpointing is not False and not args.fast_dev_run:

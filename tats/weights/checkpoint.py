@@ -283,11 +283,11 @@ def check_values(given: Mapping[str, Any], *, source: str) -> None:
                 f"{source}: {name} and {other} share their values; expected values of their own"
             )
     for name, tensor in given.items():
-        if tensor.is_floating_point() and not _is_finite(tensor):
+        if tensor.is_floating_point() and not is_finite(tensor):
             raise UserError(f"{source}: {name} holds NaN or infinite values; expected finite ones")
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether all values are finite; needs no memory of the tensor's size."""
     return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
@@ -307,39 +307,3 @@ def _check_weight(given: Any, wanted: Tensor, name: str) -> None:
         raise UserError(f"{name} got {_shape(given)}; expected shape {tuple(wanted.shape)}")
     if given.is_floating_point() != wanted.is_floating_point():
         raise UserError(f"{name} got {given.dtype}; expected {wanted.dtype}")
-
-
-def check_optimizer_states(
-    checkpoint: dict[str, Any], optimizers: Iterable[torch.optim.Optimizer]
-) -> None:
-    """Drop a checkpoint's optimiser states, with a warning, unless they fit the optimisers.
-
-    Args:
-        checkpoint: a whole checkpoint; changed in place.
-        optimizers: those it would be loaded into, in order.
-    """
-    states = checkpoint.get("optimizer_states") or []
-    pairs = zip(optimizers, states, strict=False) if isinstance(states, list) else []
-    if not isinstance(states, list) or not all(_fits(state, own) for own, state in pairs):
-        log.warning("the checkpoint's optimiser states do not fit; starting with fresh ones")
-        states = []
-    checkpoint["optimizer_states"] = states
-
-
-def _fits(state: Any, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an Adam's stored state has a finite moment of the right shape for each parameter."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    try:
-        stored = [index for group in state["param_groups"] for index in group["params"]]
-        if len(stored) != len(parameters) or len(state["param_groups"]) != len(
-            optimizer.param_groups
-        ):
-            return False
-        for index, parameter in zip(stored, parameters, strict=True):
-            for moment in ("exp_avg", "exp_avg_sq"):
-                value = state["state"].get(index, {}).get(moment)
-                if value is not None and (value.shape != parameter.shape or not _is_finite(value)):
-                    return False
-    except (TypeError, KeyError, AttributeError):  # not the structure of any optimiser's state
-        return False
-    return True

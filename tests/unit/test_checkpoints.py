@@ -23,7 +23,6 @@ from tats.errors import UserError
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
 from tats.weights.checkpoint import (
-    check_optimizer_states,
     check_weights,
     load_weights,
     read_checkpoint,
@@ -221,45 +220,6 @@ def test_loading_peaks_at_the_size_of_the_weights(vqgan_file: Path, tmp_path: Pa
     assert result["transformer_file_bytes"] > 1.9 * result["weights_bytes"]
     assert 0.9 < result["peak_over_weights"] < 1.3
     assert result["clip_is_finite"]
-
-
-# --- optimiser states -------------------------------------------------------------------------
-
-
-def adam_of(*shapes: tuple[int, ...]) -> torch.optim.Optimizer:
-    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
-    optimizer = torch.optim.Adam(parameters)
-    sum((parameter**2).sum() for parameter in parameters).backward()  # type: ignore[union-attr]
-    optimizer.step()
-    return optimizer
-
-
-def test_optimiser_states_that_fit_are_kept() -> None:
-    states = [adam_of((2, 3)).state_dict(), adam_of((4,)).state_dict()]
-    checkpoint: dict[str, Any] = {"optimizer_states": states}
-    check_optimizer_states(checkpoint, [adam_of((2, 3)), adam_of((4,))])
-    assert checkpoint["optimizer_states"] == states
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda state: state["state"][0].update(exp_avg=torch.zeros(3, 2)),
-        lambda state: state["state"][0].update(exp_avg_sq=torch.full((2, 3), torch.nan)),
-        lambda state: state["param_groups"][0].update(params=[0, 1]),
-        lambda state: state.update(param_groups=3),
-        lambda state: state.update(state="none"),
-        lambda state: state["state"][0].update(exp_avg="none"),
-    ],
-)
-def test_optimiser_states_that_do_not_fit_are_dropped_with_a_warning(
-    spoil: Any, caplog: Any
-) -> None:
-    state = adam_of((2, 3)).state_dict()
-    spoil(state)
-    checkpoint: dict[str, Any] = {"optimizer_states": [state]}
-    check_optimizer_states(checkpoint, [adam_of((2, 3))])
-    assert checkpoint["optimizer_states"] == [] and "fresh" in caplog.text
 
 
 def test_checked_weights_come_in_the_models_number_types() -> None:

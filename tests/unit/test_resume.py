@@ -17,7 +17,7 @@ from tiny import tiny_transformer, tiny_vqgan
 from watching import Watch, assert_moments_kept, watched
 
 from tats.models.vqgan import VQGAN
-from tats.training.resume import SafeCheckpointIO
+from tats.training.resume import SafeCheckpointIO, check_optimizer_states
 
 CLIP = "--resolution 16 --sequence_length 8 --batch_size 2 --num_workers 0"
 QUIET = (
@@ -98,16 +98,27 @@ def test_a_published_vqgan_goes_on_with_everything_it_had(
     assert [int(state["state"][0]["step"]) for state in saved["optimizer_states"]] == [6, 6]
 
 
+@pytest.mark.parametrize(
+    ("others", "step"),
+    [({}, 4), ({"pytorch-lightning_version": "2.6.0", "callbacks": None}, 0)],
+    ids=["published", "without callbacks"],
+)
 def test_optimiser_states_that_do_not_fit_are_dropped_and_the_rest_is_kept(
-    train_vqgan: ModuleType, videos: Path, tmp_path: Path, monkeypatch: Any, caplog: Any
+    others: dict[str, Any],
+    step: int,
+    train_vqgan: ModuleType,
+    videos: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    caplog: Any,
 ) -> None:
-    content = published(tiny_vqgan())
+    content = published(tiny_vqgan(), **others)
     content["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(3)
     torch.save(content, tmp_path / "old.ckpt")
     watch = watched(monkeypatch)
     command = f"{MODEL} --max_steps 5 --resume_from_checkpoint {tmp_path}/old.ckpt"
     train(train_vqgan, videos, tmp_path / "run", command)
-    assert (watch.step, watch.states) == (4, [{}, {}])
+    assert (watch.step, watch.states) == (step, [{}, {}])
     assert "optimiser states do not fit" in caplog.text
 
 
@@ -201,3 +212,42 @@ def test_a_watch_sees_what_a_fresh_run_starts_with(
     watch: Watch = watched(monkeypatch)
     train(train_vqgan, videos, tmp_path, f"{MODEL} --max_steps 1")
     assert (watch.step, watch.states, watch.last_step) == (0, [{}, {}], 1)
+
+
+# --- optimiser states -------------------------------------------------------------------------
+
+
+def adam_of(*shapes: tuple[int, ...]) -> torch.optim.Optimizer:
+    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = torch.optim.Adam(parameters)
+    sum((parameter**2).sum() for parameter in parameters).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    return optimizer
+
+
+def test_optimiser_states_that_fit_are_kept() -> None:
+    states = [adam_of((2, 3)).state_dict(), adam_of((4,)).state_dict()]
+    checkpoint: dict[str, Any] = {"optimizer_states": states}
+    check_optimizer_states(checkpoint, [adam_of((2, 3)), adam_of((4,))])
+    assert checkpoint["optimizer_states"] == states
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state["state"][0].update(exp_avg=torch.zeros(3, 2)),
+        lambda state: state["state"][0].update(exp_avg_sq=torch.full((2, 3), torch.nan)),
+        lambda state: state["param_groups"][0].update(params=[0, 1]),
+        lambda state: state.update(param_groups=3),
+        lambda state: state.update(state="none"),
+        lambda state: state["state"][0].update(exp_avg="none"),
+    ],
+)
+def test_optimiser_states_that_do_not_fit_are_dropped_with_a_warning(
+    spoil: Any, caplog: Any
+) -> None:
+    state = adam_of((2, 3)).state_dict()
+    spoil(state)
+    checkpoint: dict[str, Any] = {"optimizer_states": [state]}
+    check_optimizer_states(checkpoint, [adam_of((2, 3))])
+    assert checkpoint["optimizer_states"] == [] and "fresh" in caplog.text
