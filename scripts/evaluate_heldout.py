@@ -84,7 +84,6 @@ class HeldOutFigures:
         """Measure one batch; returns its reconstructions (B, C, T, H, W)."""
         video = batch["video"]
         codes = self.vqgan.encode(video)
-        assert isinstance(codes, Tensor)
         reconstruction = self.vqgan.decode(codes).clamp(-0.5, 0.5)
         mse = (reconstruction - video).square().mean(dim=(1, 2, 3, 4))
         self.psnr += float((-10 * mse.clamp_min(1e-10).log10()).sum())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from tats.models.precision import keeping_format, without_autocast
 
 DECAY = 0.99
 COUNT_EPSILON = 1e-7
@@ -20,10 +24,10 @@ ROWS_PER_CHUNK = 8192
 class Quantized(NamedTuple):
     """What the codebook makes of a grid of features."""
 
-    embeddings: Tensor  # (B, D, t, h, w), straight-through: its gradient is the features'
-    codes: Tensor  # (B, t, h, w) int64
-    commitment_loss: Tensor  # ()
-    perplexity: Tensor  # (), effective number of codes in use, over all ranks
+    embeddings: Float[Tensor, "B D t h w"]  # straight-through: its gradient is the features'
+    codes: Int[Tensor, "B t h w"]
+    commitment_loss: Float[Tensor, ""]
+    perplexity: Float[Tensor, ""]  # effective number of codes in use, over all ranks
 
 
 def _sum_over_ranks(x: Tensor) -> Tensor:
@@ -32,11 +36,16 @@ def _sum_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def _rows(features: Float[Tensor, "B D t h w"]) -> Float[Tensor, "n D"]:
+    return rearrange(features.float(), "b d t h w -> (b t h w) d")
+
+
 class Codebook(nn.Module):
     """Codes learned as running means of the features assigned to them; no gradient.
 
-    All arithmetic is in float32 whatever the surrounding precision: the running means decay by
-    1 % a step, below what half precision resolves.
+    All arithmetic is in float32 whatever the surrounding precision, and a cast of the module
+    leaves the codebook as it is: the running means decay by 1 % a step, below what half precision
+    resolves, and so are the distances between codes that lie close together.
 
     Args:
         n_codes: number of codes.
@@ -47,9 +56,9 @@ class Codebook(nn.Module):
     Source: paper §3.1; update rule of van den Oord et al. 2017, appendix A.1.
     """
 
-    embeddings: Tensor
-    N: Tensor
-    z_avg: Tensor
+    embeddings: Float[Tensor, "n_codes D"]
+    N: Float[Tensor, " n_codes"]
+    z_avg: Float[Tensor, "n_codes D"]
 
     def __init__(
         self,
@@ -60,8 +69,8 @@ class Codebook(nn.Module):
         restart_threshold: float = 1.0,
     ) -> None:
         super().__init__()
-        self.register_buffer("embeddings", torch.randn(n_codes, embedding_dim))
-        self.register_buffer("N", torch.zeros(n_codes))
+        self.register_buffer("embeddings", torch.randn(n_codes, embedding_dim, dtype=torch.float32))
+        self.register_buffer("N", torch.zeros(n_codes, dtype=torch.float32))
         self.register_buffer("z_avg", self.embeddings.clone())
         self.n_codes = n_codes
         self.random_restart = random_restart
@@ -73,14 +82,18 @@ class Codebook(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         self._known_initialised = False
 
-    def nearest(self, rows: Tensor) -> Tensor:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
+        """Follow a move to another device, but no change of number format."""
+        return super()._apply(keeping_format(fn), recurse)
+
+    def nearest(self, rows: Float[Tensor, "n D"]) -> Int[Tensor, " n"]:
         """Index of the nearest code by squared distance.
 
         Args:
-            rows: float32 (n, D).
+            rows: in float32.
 
         Returns:
-            int64 (n,), each in [0, n_codes).
+            int64, each in [0, n_codes).
         """
         # |row|² is the same for every code, so it plays no part in the argmin.
         squared_norms = self.embeddings.square().sum(dim=1)
@@ -91,52 +104,51 @@ class Codebook(nn.Module):
             ]
         )
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        """Embed codes (B, t, h, w) as (B, D, t, h, w)."""
+    def lookup(self, codes: Int[Tensor, "B t h w"]) -> Float[Tensor, "B D t h w"]:
+        """Embed codes, in float32."""
         return rearrange(F.embedding(codes, self.embeddings), "b t h w d -> b d t h w")
 
-    def encode(self, features: Tensor) -> Tensor:
-        """Quantize features (B, D, t, h, w) to codes (B, t, h, w); learns nothing."""
+    def encode(self, features: Float[Tensor, "B D t h w"]) -> Int[Tensor, "B t h w"]:
+        """Quantize features to codes, by float32 distances; learns nothing."""
         b, _, t, h, w = features.shape
-        rows = rearrange(features.float(), "b d t h w -> (b t h w) d")
-        return self.nearest(rows).view(b, t, h, w)
+        with without_autocast(features):
+            return self.nearest(_rows(features.detach())).view(b, t, h, w)
 
-    def forward(self, features: Tensor) -> Quantized:
+    def forward(self, features: Float[Tensor, "B D t h w"]) -> Quantized:
         """Quantize features and, in training mode, learn from them.
 
         Codes and embeddings come from the codebook as it was before this batch's update.
 
         Args:
-            features: (B, D, t, h, w), any float type.
+            features: in any float format.
 
         Returns:
             Quantized, in float32.
         """
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             features = features.float()
-            b, _, t, h, w = features.shape
-            rows = rearrange(features.detach(), "b d t h w -> (b t h w) d")
+            rows = _rows(features.detach())
             if self.training:
                 self._initialise_once(rows)
-            codes = self.nearest(rows)
-            embedded = self.lookup(codes.view(b, t, h, w))
+            codes = self.encode(features)
+            embedded = self.lookup(codes)
 
             counts = torch.zeros_like(self.N).index_add_(
-                0, codes, torch.ones_like(codes, dtype=self.N.dtype)
+                0, codes.flatten(), torch.ones_like(rows[:, 0])
             )
             _sum_over_ranks(counts)
             if self.training:
-                self._learn(rows, codes, counts)
+                self._learn(rows, codes.flatten(), counts)
 
             usage = counts / counts.sum()
             return Quantized(
                 embeddings=features + (embedded - features).detach(),
-                codes=codes.view(b, t, h, w),
+                codes=codes,
                 commitment_loss=COMMITMENT_WEIGHT * F.mse_loss(features, embedded),
                 perplexity=torch.exp(-torch.sum(usage * torch.log(usage + 1e-10))),
             )
 
-    def _draw_rows(self, rows: Tensor) -> Tensor:
+    def _draw_rows(self, rows: Float[Tensor, "n D"]) -> Float[Tensor, "n_codes D"]:
         """Draw n_codes random rows of the batch, rank 0's on every rank.
 
         Where the batch has fewer rows than there are codes it is repeated, with a little noise
@@ -153,7 +165,7 @@ class Codebook(nn.Module):
         return drawn
 
     @torch.no_grad()
-    def _initialise_once(self, rows: Tensor) -> None:
+    def _initialise_once(self, rows: Float[Tensor, "n D"]) -> None:
         """Start the codes at features of the first training batch, unless they were loaded."""
         if self._known_initialised:
             return
@@ -165,7 +177,12 @@ class Codebook(nn.Module):
         self._known_initialised = True
 
     @torch.no_grad()
-    def _learn(self, rows: Tensor, codes: Tensor, counts: Tensor) -> None:
+    def _learn(
+        self,
+        rows: Float[Tensor, "n D"],
+        codes: Int[Tensor, " n"],
+        counts: Float[Tensor, " n_codes"],
+    ) -> None:
         """Move counts, sums and codes towards this batch, then restart rarely used codes."""
         sums = _sum_over_ranks(torch.zeros_like(self.z_avg).index_add_(0, codes, rows))
         self.N.mul_(DECAY).add_(counts, alpha=1 - DECAY)

@@ -105,6 +105,4 @@ class Sound:
     @torch.no_grad()
     def encode(self, condition: Tensor) -> Tensor:
         """Spectrograms (B, 1, T, 64, 16) in [-1, 1] as tokens (B, L)."""
-        codes = self.vqgan.encode(condition)
-        assert isinstance(codes, Tensor)
-        return rearrange(codes, "b t h w -> b (t h w)")
+        return rearrange(self.vqgan.encode(condition), "b t h w -> b (t h w)")

@@ -14,12 +14,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tats.errors import UserError
 from tats.flags import clip_shape, with_defaults
 from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
 from tats.models.gpt import GPT
+from tats.models.precision import AdamW
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
 from tats.weights.checkpoint import (
     building_from_settings,
@@ -149,67 +151,83 @@ class Net2NetTransformer(pl.LightningModule):
     # ---- tokens ----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_to_z(self, video: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Turn video into codes in raster order.
+    def video_codes(self, video: Float[Tensor, "B C T H W"]) -> Int[Tensor, "B t h w"]:
+        """Turn video into the codes the GPT models.
 
         Args:
-            video: (B, C, T, H, W) in [-0.5, 0.5]; with ``--vtokens`` already codes (B, t, h, w).
+            video: in [-0.5, 0.5]; with ``--vtokens`` already codes, (B, t, h, w).
 
         Returns:
-            Embeddings (B, t, h, w, D), None with ``--vtokens``; codes (B, N) int64, not offset.
+            int64, not offset.
         """
-        every = self.args.sample_every_n_latent_frames or 1
         if self.args.vtokens or self.first_stage_model is None:
-            return None, video[:, ::every].long().flatten(1)
-        embeddings, codes = self.first_stage_model.encode(video, include_embeddings=True)
-        return embeddings[:, :, ::every].movedim(1, -1), codes[:, ::every].flatten(1)
+            codes = video.long()
+        else:
+            codes = self.first_stage_model.encode(video)
+        return codes[:, :: self.args.sample_every_n_latent_frames or 1]
 
     @torch.no_grad()
-    def encode_to_c(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_to_z(
+        self, video: Float[Tensor, "B C T H W"]
+    ) -> tuple[Float[Tensor, "B t h w D"] | None, Int[Tensor, "B N"]]:
+        """Turn video into codes with their embeddings; ``video_codes`` finds the codes alone.
+
+        Returns:
+            Embeddings, None with ``--vtokens``; codes in raster order, int64, not offset.
+        """
+        codes = self.video_codes(video)
+        if self.args.vtokens or self.first_stage_model is None:
+            return None, codes.flatten(1)
+        embeddings = self.first_stage_model.codebook.lookup(codes)
+        return embeddings.movedim(1, -1), codes.flatten(1)
+
+    @torch.no_grad()
+    def encode_to_c(self, condition: Tensor) -> tuple[Tensor, Int[Tensor, "B L"]]:
         """Turn a batch's condition into tokens.
 
         Returns:
-            The condition as given; its tokens (B, L) int64.
+            The condition as given; its tokens, int64.
         """
         return condition, self.conditioner.encode(condition)
 
     def forward(
         self,
-        video: Tensor,
+        video: Float[Tensor, "B C T H W"],
         condition: Tensor,
-        cbox: Tensor | None = None,
-        tbox: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        cbox: Int[Tensor, "B 4"] | None = None,
+        tbox: Int[Tensor, "B 2"] | None = None,
+    ) -> tuple[Float[Tensor, "B N V"], Int[Tensor, "B N"]]:
         """Predict every video token from the condition and the tokens before it.
 
         Args:
             video: as for ``encode_to_z``.
             condition: as for ``encode_to_c``.
-            cbox: crop box (B, 4) of a ``--vtokens_pos`` model.
-            tbox: time box (B, 2) of a ``--vtokens_pos`` model.
+            cbox: crop box of a ``--vtokens_pos`` model.
+            tbox: time box of a ``--vtokens_pos`` model.
 
         Returns:
-            Logits (B, N, vocab_size) and the tokens (B, N) they should predict.
+            Logits and the tokens they should predict.
         """
-        target = self.encode_to_z(video)[1] + self.cond_vocab_size
-        cond_tokens = self.encode_to_c(condition)[1]
+        target = self.video_codes(video).flatten(1) + self.cond_vocab_size
+        cond_tokens = self.conditioner.encode(condition)
         tokens = torch.cat([cond_tokens, self._corrupt(target)], dim=1)
         n_skipped = cond_tokens.shape[1] - 1  # a text's logits would cost as much as the video's
         logits = self.transformer(tokens[:, :-1], cbox=cbox, tbox=tbox, n_skipped=n_skipped)
         return logits, target
 
-    def _corrupt(self, tokens: Tensor) -> Tensor:
+    def _corrupt(self, tokens: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
         """Replace input tokens by random ones, as ``pkeep`` asks while training."""
         if not self.training or self.pkeep >= 1:
             return tokens
-        keep = torch.rand(tokens.shape, device=tokens.device) < self.pkeep
+        drawn = torch.rand(tokens.shape, device=tokens.device, dtype=torch.float32)
+        keep = drawn < self.pkeep
         return torch.where(keep, tokens, torch.randint_like(tokens, self.transformer.vocab_size))
 
     # ---- training --------------------------------------------------------------------------
 
     def shared_step(
         self, batch: dict[str, Tensor], batch_index: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
         """Score one batch.
 
         Returns:
@@ -266,7 +284,7 @@ class Net2NetTransformer(pl.LightningModule):
             },
             {"params": [p for name, p in parameters if name not in decayed], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=ADAM_BETAS)
+        return AdamW(groups, lr=self.learning_rate, betas=ADAM_BETAS)
 
     # ---- checkpoints -----------------------------------------------------------------------
 
@@ -292,24 +310,17 @@ class Net2NetTransformer(pl.LightningModule):
         checkpoint["state_dict"] = check_weights(state, own, source=source, model="transformer")
 
 
-def accuracy(logits: Tensor, target: Tensor, *, top_k: Sequence[int]) -> list[Tensor]:
-    """Share of targets among the k likeliest classes, in percent.
-
-    Args:
-        logits: (n, V).
-        target: (n,) int64.
-        top_k: values of k.
-
-    Returns:
-        One scalar tensor per k.
-    """
+def accuracy(
+    logits: Float[Tensor, "n V"], target: Int[Tensor, " n"], *, top_k: Sequence[int]
+) -> list[Float[Tensor, ""]]:
+    """Share of targets among the k likeliest classes, in percent, for each of ``top_k``."""
     likeliest = logits.topk(min(max(top_k), logits.shape[1]), dim=1).indices
     hit = likeliest == target[:, None]  # (n, max k)
     return [hit[:, :k].any(dim=1).float().mean() * 100 for k in top_k]
 
 
 def _frozen(vqgan: VQGAN | None) -> VQGAN | None:
-    return None if vqgan is None else vqgan.eval().requires_grad_(False)
+    return None if vqgan is None else vqgan.freeze()
 
 
 def _make_conditioner(
@@ -355,13 +366,15 @@ def load_transformer(
     gpt_ckpt: str | Path,
     vqgan_ckpt: str | Path,
     stft_vqgan_ckpt: str | Path = "",
+    device: str | torch.device = "cpu",
 ) -> Net2NetTransformer:
-    """Load a trained transformer with its VQGAN(s) for use: eval mode, CPU.
+    """Load a trained transformer with its VQGAN(s) for use, in eval mode.
 
     Args:
         gpt_ckpt: a checkpoint of ``train_transformer.py`` or a released transformer file.
         vqgan_ckpt: the VQGAN it was trained on; "" for a model trained on stored codes.
         stft_vqgan_ckpt: the STFT-VQGAN of a sound-conditioned model, else "".
+        device: where to put them.
 
     Raises:
         UserError: a file is missing, unreadable, hostile, of the wrong stage, or they do not
@@ -399,7 +412,7 @@ def load_transformer(
     load_weights(model.transformer, weights, source=f"--gpt_ckpt {gpt_ckpt}")
     for name in ("first_stage_model", "cond_stage_model"):
         _warn_if_other(getattr(model, name), checkpoint.part(f"{name}."), name, gpt_ckpt)
-    return model.to("cpu").eval()  # Lightning remembers where a model was built
+    return model.eval().to(device)  # also from "meta", where Lightning remembers it was built
 
 
 def _check_n_layer(args: Namespace, weights: Mapping[str, Tensor], path: str | Path) -> None:
@@ -420,9 +433,9 @@ def _warn_if_other(
     own = vqgan.state_dict()
     # Training moves every bias and count, so the small tensors tell; the large stay unread.
     same = {
-        name: tensor
-        for name, tensor in stored.items()
-        if not name.startswith(TRAINING_PREFIXES)
+        key: tensor
+        for key, tensor in stored.items()
+        if not key.startswith(TRAINING_PREFIXES)
         and isinstance(tensor, Tensor)
         and tensor.numel() <= COMPARED_VALUES
     }

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tats.errors import UserError
@@ -29,6 +30,7 @@ from tats.models.discriminator import (
     generator_loss,
 )
 from tats.models.lpips import LPIPS
+from tats.models.precision import Adam, keeping_format, without_autocast
 from tats.weights.checkpoint import (
     building_from_settings,
     check_weights,
@@ -97,6 +99,7 @@ class VQGAN(pl.LightningModule):
             random_restart=not args.no_random_restart,
             restart_threshold=args.restart_thres,
         )
+        self._frozen = False
         self.perceptual_model = None
         if for_training:
             patch = {
@@ -116,34 +119,57 @@ class VQGAN(pl.LightningModule):
         t, h, w = (size // factor for size, factor in clip)
         return t, h, w
 
+    def freeze(self) -> VQGAN:
+        """Be done with training: eval mode, no gradients, and float32 for good.
+
+        Codes are data, and those of another number format would be other data. So a cast to one
+        passes a frozen VQGAN by; a decoder meant to be fast is cast by itself.
+        """
+        super().freeze()
+        self._frozen = True
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VQGAN:
+        return super()._apply(keeping_format(fn) if self._frozen else fn, recurse)
+
+    @overload
+    def encode(
+        self, video: Float[Tensor, "B C T H W"], include_embeddings: Literal[False] = False
+    ) -> Int[Tensor, "B t h w"]: ...
+    @overload
+    def encode(
+        self, video: Float[Tensor, "B C T H W"], include_embeddings: Literal[True]
+    ) -> tuple[Float[Tensor, "B D t h w"], Int[Tensor, "B t h w"]]: ...
     def encode(
         self, video: Tensor, include_embeddings: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Turn video into codebook indices; learns nothing, in any mode.
 
+        A caller's autocast has no effect: codes are found in the format of the weights.
+
         Args:
-            video: (B, C, T, H, W) in [-0.5, 0.5]; each axis a multiple of its downsampling.
+            video: in [-0.5, 0.5]; each axis a multiple of its downsampling.
             include_embeddings: also return the codes' embeddings.
 
         Returns:
-            Codes (B, t, h, w) int64; with ``include_embeddings`` (embeddings (B, D, t, h, w),
-            codes).
+            Codes, int64; with ``include_embeddings`` the embeddings and the codes.
 
         Raises:
             ValueError: the video does not fit the model.
         """
         self._check_video(video)
-        codes = self.codebook.encode(self.pre_vq_conv(self.encoder(video)))
-        return (self.codebook.lookup(codes), codes) if include_embeddings else codes
+        with without_autocast(video):
+            codes = self.codebook.encode(self._features(video))
+            return (self.codebook.lookup(codes), codes) if include_embeddings else codes
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Int[Tensor, "B t h w"]) -> Float[Tensor, "B C T H W"]:
         """Turn codebook indices into video.
 
         Args:
-            codes: int64 (B, t, h, w), each in [0, n_codes).
+            codes: each in [0, n_codes).
 
         Returns:
-            Video (B, C, T, H, W), nominally in [-0.5, 0.5], not clamped.
+            Video, nominally in [-0.5, 0.5], not clamped.
 
         Raises:
             ValueError: a code is out of range.
@@ -155,11 +181,9 @@ class VQGAN(pl.LightningModule):
             raise ValueError(f"codes got values {low}..{high}; expected 0..{self.n_codes - 1}")
         return self._decode_embeddings(self.codebook.lookup(codes))
 
-    def reconstruct(self, video: Tensor) -> Tensor:
-        """Encode and decode video (B, C, T, H, W); learns nothing."""
-        codes = self.encode(video)
-        assert isinstance(codes, Tensor)
-        return self.decode(codes)
+    def reconstruct(self, video: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        """Encode and decode video; learns nothing."""
+        return self.decode(self.encode(video))
 
     def _check_video(self, video: Tensor) -> None:
         channels, *sizes = video.shape[1:]
@@ -171,14 +195,19 @@ class VQGAN(pl.LightningModule):
                 f"channels and time, height, width divisible by {self.downsample}"
             )
 
-    def _decode_embeddings(self, embeddings: Tensor) -> Tensor:
+    def _features(self, video: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        video = video.to(self.pre_vq_conv.conv.weight.dtype)
+        return self.pre_vq_conv(self.encoder(video))
+
+    def _decode_embeddings(self, embeddings: Float[Tensor, "B D t h w"]) -> Tensor:
+        embeddings = embeddings.to(self.post_vq_conv.conv.weight.dtype)
         return self.decoder(self.post_vq_conv(embeddings))
 
     # ---- losses ----------------------------------------------------------------------------
 
     def forward(self, video: Tensor) -> Reconstruction:
         """Quantize and reconstruct; in training mode the codebook learns."""
-        quantized = self.codebook(self.pre_vq_conv(self.encoder(video)))
+        quantized = self.codebook(self._features(video))
         return Reconstruction(self._decode_embeddings(quantized.embeddings), quantized)
 
     def generator_losses(
@@ -332,7 +361,7 @@ class VQGAN(pl.LightningModule):
         autoencoder = (self.encoder, self.decoder, self.pre_vq_conv, self.post_vq_conv)
         discriminators = (self.image_discriminator, self.video_discriminator)
         return [
-            torch.optim.Adam(
+            Adam(
                 [p for module in modules for p in module.parameters()],
                 lr=self.args.lr,
                 betas=ADAM_BETAS,
@@ -422,11 +451,14 @@ def _pick_frames(video: Tensor, frame_index: Tensor) -> Tensor:
     return rearrange(video, "b c t h w -> b t c h w")[clips, frame_index]
 
 
-def load_vqgan(path: str | Path, *, flag: str = "vqgan checkpoint") -> VQGAN:
-    """Load a trained VQGAN for use: eval mode, CPU, no discriminators, no perceptual model.
+def load_vqgan(
+    path: str | Path, device: str | torch.device = "cpu", *, flag: str = "vqgan checkpoint"
+) -> VQGAN:
+    """Load a trained VQGAN for use: frozen, no discriminators, no perceptual model.
 
     Args:
-        path: a checkpoint of ``train_vqgan.py`` or a released VQGAN file.
+        path: a checkpoint of ``train_vqgan.py``, a released VQGAN file, or a released one's name.
+        device: where to put it.
         flag: the flag the path came from, for messages.
 
     Raises:
@@ -438,4 +470,4 @@ def load_vqgan(path: str | Path, *, flag: str = "vqgan checkpoint") -> VQGAN:
     load_weights(vqgan, checkpoint.state_dict, source=f"{flag} {path}", dropped=TRAINING_PREFIXES)
     if not bool(vqgan.codebook.N.sum() > 0):
         raise UserError(f"{flag}: {path} was never trained; expected a trained VQGAN")
-    return vqgan.to("cpu").eval()  # Lightning remembers where a model was built
+    return vqgan.freeze().to(device)  # also from "meta", where Lightning remembers it was built

@@ -279,7 +279,6 @@ def _first_codes(
     rest = given[:, -1:].expand(-1, -n_frames % vqgan.downsample[0], -1, -1)
     clip = torch.cat([given, rest], dim=1)[None].to(next(vqgan.parameters()))
     codes = vqgan.encode(clip)
-    assert isinstance(codes, Tensor)
     return codes[:, :n_latents].flatten(1)
 
 

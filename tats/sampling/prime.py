@@ -56,7 +56,6 @@ def prime_codes(args: Namespace, vqgan: VQGAN, latent_shape: tuple[int, int, int
     parameter = next(vqgan.parameters())
     with torch.no_grad():
         codes = vqgan.encode(video.to(parameter))
-    assert isinstance(codes, Tensor)
     return codes[0]
 
 

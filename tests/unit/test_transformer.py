@@ -128,6 +128,7 @@ def test_saving_and_loading_gives_the_same_logits(tmp_path):
         assert torch.equal(loaded.transformer(tokens), model.transformer(tokens))
     assert loaded.latent_shape == (4, 4, 4)
     assert not loaded.training
+    assert str(load_transformer(gpt, vqgan, device="cpu").device) == "cpu"
 
 
 def test_a_vqgan_that_does_not_belong_is_refused(tmp_path):
