@@ -393,26 +393,29 @@ class VQGAN(pl.LightningModule):
     def _step(self, optimizer: Any, *, counts: bool) -> None:
         """Clip and apply an optimiser's gradients.
 
-        Lightning counts every step of a wrapped optimiser as a global step. One training step
-        is both updates, so only one of them may count.
+        Lightning counts every step of a wrapped optimiser as a global step, and lets the scaler
+        of float16 choose its next scale then. One training step is both updates, so only the last
+        of them is wrapped: all its gradients, also those accumulated, have one scale.
         """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 only
-        if self.args.gradient_clip_val:
-            if scaler is not None:
-                scaler.unscale_(optimizer.optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, self.args.gradient_clip_val)
         if counts:
-            optimizer.step()
+            optimizer.step()  # unscales, comes by on_before_optimizer_step, and updates the scale
         elif scaler is not None:
-            scaler.step(optimizer.optimizer)
-            scaler.update()
+            scaler.unscale_(optimizer.optimizer)
+            self.on_before_optimizer_step(optimizer.optimizer)
+            scaler.step(optimizer.optimizer)  # not where a gradient overflowed
         else:
+            self.on_before_optimizer_step(optimizer.optimizer)
             optimizer.optimizer.step()
         optimizer.zero_grad()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients, which have no scale any more, as the Trainer's flags say."""
+        self.clip_gradients(optimizer, gradient_clip_val=self.args.gradient_clip_val)
 
     # ---- checkpoints -----------------------------------------------------------------------
 
