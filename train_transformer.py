@@ -17,7 +17,6 @@ from tats.flags import (
     check_clip,
     check_sound_length,
     check_transformer_args,
-    clip_shape,
     new_parser,
 )
 from tats.models.transformer import Net2NetTransformer
@@ -45,13 +44,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.cond_stage_key == "label" and not args.unconditional:
         args.class_cond_dim = data.n_classes
     model = Net2NetTransformer(
-        args, first_stage_key=args.first_stage_key, cond_stage_key=args.cond_stage_key
+        args,
+        first_stage_key=args.first_stage_key,
+        cond_stage_key=args.cond_stage_key,
+        clip=data.clip,
     )
     model.learning_rate = transformer_learning_rate(args)
     if model.first_stage_model is not None:
-        check_clip(clip_shape(args), model.first_stage_model.downsample)
+        check_clip(data.clip, model.first_stage_model.downsample)
     if model.cond_stage_model is not None:
-        check_sound_length(args, model.cond_stage_model.args.sequence_length)
+        check_sound_length(args, model.cond_stage_model.clip)
     check_block_size(args, model.conditioner.n_tokens, model.latent_shape)
     fit(trainer, model, data, args, TRANSFORMER_STAGE)
 

@@ -38,17 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the flags say; checkpoints and logs go below ``--default_root_dir``."""
     args = build_parser().parse_args(argv)
-    check_vqgan_args(args)
-    check_mugen_channels(args)
     if args.stft_data and args.image_channels != 1:
         log.warning("--stft_data: spectrograms have one channel, so --image_channels is 1")
         args.image_channels = 1
+    check_vqgan_args(args)
+    check_mugen_channels(args)
     trainer = build_trainer(args, VQGAN_STAGE)
     args.lr = vqgan_learning_rate(args)
 
     seed_everything(args.seed, workers=True)
     data = VideoData(args)
-    model = VQGAN(args)
+    model = VQGAN(args, clip=data.clip)
     if args.perceptual_weight > 0:
         model.perceptual_model = load_lpips()
     fit(trainer, model, data, args, VQGAN_STAGE)

@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tats.clip_spec import ClipSpec
 from tats.data import ClipDataset, VideoData
 from tats.data.decoding import DecodeError, frame_times, read_frames
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
-from tats.flags import add_data_flags, check_data_args, clip_frames, new_parser
+from tats.flags import add_data_flags, check_data_args, new_parser
 from tats.video_io import to_uint8
 from tats.weights.pretrained import i3d_source
 
@@ -124,7 +125,7 @@ class DatasetClips:
         if args.vtokens:
             raise UserError("--data_path: got --vtokens; expected data with frames, not codes")
         self.dataset: ClipDataset = VideoData(args).dataset(train=True)
-        self.n_frames, self.n_workers = clip_frames(args), args.num_workers
+        self.n_frames, self.n_workers = ClipSpec.from_flags(args).frames, args.num_workers
 
     def __len__(self) -> int:
         return len(self.dataset)

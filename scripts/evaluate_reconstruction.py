@@ -22,12 +22,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from tats.clip_spec import ClipSpec
 from tats.data import VideoData
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
 from tats.evaluation.scores import fidelity
-from tats.flags import add_data_flags, check_data_args, clip_frames, new_parser
+from tats.flags import add_data_flags, check_data_args, new_parser
 from tats.models.lpips import LPIPS, load_lpips
 from tats.models.vqgan import VQGAN, load_vqgan
 from tats.video_io import to_uint8
@@ -103,9 +104,10 @@ def check_args(args: argparse.Namespace) -> None:
             f"--vtokens, --image_channels: got {args.vtokens}, {args.image_channels}; expected "
             "colour frames"
         )
-    if clip_frames(args) < MIN_FRAMES:
+    n_frames = ClipSpec.from_flags(args).frames
+    if n_frames < MIN_FRAMES:
         raise UserError(
-            f"--sequence_length: gives clips of {clip_frames(args)} frames; expected at least "
+            f"--sequence_length: gives clips of {n_frames} frames; expected at least "
             f"{MIN_FRAMES}, the fewest that FVD's network takes"
         )
 

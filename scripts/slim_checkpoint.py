@@ -60,7 +60,7 @@ def plain_settings(hyper_parameters: Mapping[str, Any]) -> tuple[dict[str, Any],
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float, list, type(None)))
+    return isinstance(value, (str, int, float, list, dict, type(None)))
 
 
 @one_line_errors

@@ -11,13 +11,12 @@ import os
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
+from tats.clip_spec import ClipSpec, uses_mugen
 from tats.errors import UserError
 
 AXES = ("time", "height", "width")
 KNOWN_DATASETS = ("ucf101", "sky", "taichi", "mugen", "drum")
-STFT_SIZE = (64, 16)  # frequencies and columns of a frame's spectrogram, as models see it
 MUGEN_ZOOM_LABELS = (18, 21, 22)
 LARGEST_SEED = 2**32 - 1  # what NumPy takes
 INTERPOLATION_STRIDE = 4  # key frames lie this many latent frames apart
@@ -66,38 +65,6 @@ def _probability(args: Namespace, *names: str) -> None:
 
 
 # --- data -------------------------------------------------------------------------------------
-
-
-def uses_mugen(args: Namespace) -> bool:
-    """Say whether ``--data_path`` names MUGEN's game clips (a folder called …coinrun…)."""
-    return args.data_path is not None and "coinrun" in Path(args.data_path).name
-
-
-def clip_frames(args: Namespace) -> int:
-    """Count the frames of a training clip once every n-th frame has been kept.
-
-    Frame folders and MUGEN count the frames that are kept in ``--sequence_length``; video files
-    and HDF5 files count the frames that are passed over (DEVIATIONS D23).
-    """
-    if args.image_folder or uses_mugen(args):
-        return args.sequence_length
-    return -(-args.sequence_length // args.sample_every_n_frames)
-
-
-def clip_shape(args: Namespace) -> tuple[int, int, int]:
-    """Give the (frames, height, width) of a training clip's pictures."""
-    return (clip_frames(args), args.resolution, args.resolution)
-
-
-def vqgan_clip_shape(args: Namespace) -> tuple[int, int, int]:
-    """Give the (frames, height, width) of the clips a VQGAN trains on.
-
-    An STFT-VQGAN's clips are spectrograms, whose height is frequency; ``--stft_data`` alone does
-    not tell one, since published VQGANs of pictures were trained with it too.
-    """
-    if args.stft_data and args.image_channels == 1:
-        return (clip_frames(args), *STFT_SIZE)
-    return clip_shape(args)
 
 
 def check_data_args(args: Namespace) -> None:
@@ -171,8 +138,7 @@ def check_vqgan_args(args: Namespace) -> None:
     _at_least(args, 0, "l1_weight", "restart_thres", *weights)
     _check_run(args, "lr")
     _check_group_norm(args)
-    clip = (clip_frames(args), *STFT_SIZE) if args.stft_data else clip_shape(args)
-    check_clip(clip, args.downsample)
+    check_clip(ClipSpec.from_flags(args), args.downsample)
 
 
 def _check_run(args: Namespace, rate_flag: str) -> None:
@@ -206,11 +172,11 @@ def _check_group_norm(args: Namespace) -> None:
     )
 
 
-def check_clip(shape: tuple[int, int, int], downsample: Sequence[int]) -> None:
+def check_clip(clip: ClipSpec, downsample: Sequence[int]) -> None:
     """Check that a training clip divides into latent cells.
 
     Args:
-        shape: (frames, height, width) of the clip.
+        clip: the clip, of pixels.
         downsample: pixels per latent cell along the same axes.
 
     Raises:
@@ -221,7 +187,7 @@ def check_clip(shape: tuple[int, int, int], downsample: Sequence[int]) -> None:
         f"--downsample got {' '.join(map(str, downsample))}; expected powers of 2",
     )
     flags = ("sequence_length", "resolution", "resolution")
-    for axis, flag, size, rate in zip(AXES, flags, shape, downsample, strict=True):
+    for axis, flag, size, rate in zip(AXES, flags, clip.shape, downsample, strict=True):
         _require(
             size >= rate and size % rate == 0,
             f"--{flag} gives {size} along {axis}; expected a multiple of --downsample's {rate}",
@@ -295,19 +261,19 @@ def check_block_size(
     )
 
 
-def check_sound_length(args: Namespace, n_frames: int) -> None:
+def check_sound_length(args: Namespace, sound: ClipSpec) -> None:
     """Check that clips are as long as those ``--stft_vqvae`` was trained on, once it is known.
 
     Args:
         args: the transformer's flags.
-        n_frames: frames of the STFT-VQGAN's training clips.
+        sound: the STFT-VQGAN's training clips.
 
     Raises:
         UserError: they are not.
     """
     _require(
-        clip_frames(args) == n_frames,
-        f"--sequence_length got {args.sequence_length}; expected {n_frames}, the length of the"
+        ClipSpec.from_flags(args).frames == sound.frames,
+        f"--sequence_length got {args.sequence_length}; expected {sound.frames}, the length of the"
         " sounds --stft_vqvae was trained on",
     )
 

@@ -24,10 +24,6 @@ from tats.flag_checks import (
     check_transformer_args,
     check_vqgan_args,
     check_writable,
-    clip_frames,
-    clip_shape,
-    uses_mugen,
-    vqgan_clip_shape,
 )
 
 __all__ = [
@@ -50,12 +46,8 @@ __all__ = [
     "check_transformer_args",
     "check_vqgan_args",
     "check_writable",
-    "clip_frames",
-    "clip_shape",
     "new_parser",
     "passthrough_trainer_settings",
-    "uses_mugen",
-    "vqgan_clip_shape",
     "with_defaults",
 ]
 

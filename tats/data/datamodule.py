@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tats.clip_spec import ClipSpec, uses_mugen
 from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
@@ -23,7 +24,7 @@ from tats.data.mugen.clips import coinrun_dataset
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.errors import UserError
-from tats.flags import check_data_args, uses_mugen, with_defaults
+from tats.flags import check_data_args, with_defaults
 
 
 class VideoData(LightningDataModule):
@@ -43,6 +44,7 @@ class VideoData(LightningDataModule):
         check_data_args(self.args)
         if self.args.seed < 0:
             raise UserError(f"--seed got {self.args.seed}; expected 0 or more")
+        self.clip = ClipSpec.from_flags(self.args)
         self._datasets: dict[bool, ClipDataset] = {}
 
     @property
@@ -98,6 +100,10 @@ class VideoData(LightningDataModule):
         return self._dataloader(
             dataset, ClipSampler(dataset, balanced_labels=labels, **self._order())
         )
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the batches of ``val_dataloader``: the test split is all that is held out."""
+        return self.val_dataloader()
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return batches of test clips, the same ones every epoch.

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tats.clip_spec import STFT_SIZE
 from tats.data.clips import ClipDataset, check_enough_videos
 from tats.data.decoding import VIDEO_SUFFIXES, DecodeError, read_frames
 from tats.data.sound import cut_sound, read_sound
@@ -21,7 +22,6 @@ from tats.video_io import Sound
 from tats.weights.pickles import restricted_unpickle
 
 STFT_SUFFIXES = (".pickle", ".pkl", ".npy", ".npz")
-STFT_SIZE = (64, 16)  # frequencies and columns a model sees
 _SLACK = 1e-6  # beyond [0, 1], from rounding
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tats.clip_spec import ClipSpec
 from tats.data import VideoData
 from tats.errors import UserError
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
-from tats.flags import check_data_args, clip_shape, with_defaults
+from tats.flags import check_data_args, with_defaults
 from tats.video_io import to_uint8
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def fvd_meter(args: Namespace, *, n_frames: int, device: torch.device) -> FvdMet
         raise UserError(
             f"--n_sample got {args.n_sample}; expected {MIN_CLIPS} or more for --compute_fvd"
         )
-    n_real_frames = clip_shape(args)[0]
+    n_real_frames = ClipSpec.from_flags(args).frames
     if n_real_frames != n_frames or n_frames < MIN_FRAMES:
         raise UserError(
             f"--sequence_length gives real clips of {n_real_frames} frames, sampled ones have "

@@ -5,6 +5,7 @@ Condition tokens come first in the GPT's vocabulary, un-offset; video tokens fol
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from tats.models.vqgan import VQGAN
 
 TEXT_VOCABULARY = 49408
-STFT_SIZE = (64, 16)  # frequency bins, columns of one resized spectrogram frame
 
 
 class Conditioner(Protocol):
@@ -98,9 +98,7 @@ class Sound:
     @property
     def n_tokens(self) -> int:
         """Codes of one spectrogram clip as long as the STFT-VQGAN's training clips."""
-        clip = (self.vqgan.args.sequence_length, *STFT_SIZE)
-        t, h, w = (size // f for size, f in zip(clip, self.vqgan.downsample, strict=True))
-        return t * h * w
+        return math.prod(self.vqgan.latent_shape)
 
     @torch.no_grad()
     def encode(self, condition: Tensor) -> Tensor:

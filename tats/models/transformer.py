@@ -6,8 +6,10 @@ The names of submodules are those of the released checkpoints.
 from __future__ import annotations
 
 import logging
+import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tats.clip_spec import STFT_SIZE, ClipSpec
 from tats.errors import UserError
-from tats.flags import clip_shape, with_defaults
+from tats.flags import with_defaults
 from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
 from tats.models.gpt import GPT
 from tats.models.precision import AdamW
@@ -57,6 +60,7 @@ class Net2NetTransformer(pl.LightningModule):
         sos_token: the unconditional model's start token.
         first_stage_model: the frozen VQGAN; None loads the file named by ``args.vqvae``.
         cond_stage_model: the frozen STFT-VQGAN; None loads ``args.stft_vqvae``.
+        clip: what it trains on, as it is or as stored; None = what the flags say.
 
     Raises:
         UserError: the flags contradict each other, or a file does not load.
@@ -76,10 +80,12 @@ class Net2NetTransformer(pl.LightningModule):
         *,
         first_stage_model: VQGAN | None = None,
         cond_stage_model: VQGAN | None = None,
+        clip: ClipSpec | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         args = with_defaults(args)
         self.args = args
+        self.clip = ClipSpec.given(clip, args)
         self.first_stage_key = first_stage_key
         self.pkeep = pkeep
         self.save_hyperparameters(
@@ -91,6 +97,7 @@ class Net2NetTransformer(pl.LightningModule):
                 "cond_stage_key": cond_stage_key,
                 "pkeep": pkeep,
                 "sos_token": sos_token,
+                "clip": self.clip.to_dict(),
             }
         )
         if first_stage_model is None and not args.vtokens:
@@ -137,16 +144,47 @@ class Net2NetTransformer(pl.LightningModule):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of what the model was trained to write in one go."""
-        args = self.args
-        if args.vtokens or self.first_stage_model is None:
-            side = min(args.spatial_length, args.resolution)
-            n_frames, rows, columns = args.sequence_length, side, side
-        else:
-            clip = clip_shape(args)
-            n_frames, rows, columns = (
-                size // f for size, f in zip(clip, self.first_stage_model.downsample, strict=True)
+        return self._latent_shape(self.clip)
+
+    def _latent_shape(self, clip: ClipSpec) -> tuple[int, int, int]:
+        vqgan = self.first_stage_model
+        n_frames, rows, columns = clip.latent_shape(
+            (1, 1, 1) if vqgan is None else vqgan.downsample
+        )
+        return -(-n_frames // (self.args.sample_every_n_latent_frames or 1)), rows, columns
+
+    def find_clip(self, *, source: str) -> None:
+        """Find out what the clips are, where a file does not say so.
+
+        Args:
+            source: the file, for messages.
+
+        Raises:
+            UserError: they have not even one latent frame.
+        """
+
+        def holds(clip: ClipSpec) -> int:
+            n_tokens = math.prod(self._latent_shape(clip))
+            n_read = self.conditioner.n_tokens + n_tokens - 1  # the last token is never read
+            return n_tokens if n_read <= self.args.block_size else 0
+
+        if self.first_stage_model is None:
+            return
+        by_flags = self.clip
+        vqgan = self.first_stage_model.clip
+        self.clip = ClipSpec.of_transformer(self.args, vqgan=vqgan, holds=holds)
+        self.hparams["clip"] = self.clip.to_dict()
+        if 0 in self.latent_shape:
+            raise UserError(
+                f"{source}: its settings say clips of {self.clip.shape} frames, height and width; "
+                f"expected at least {tuple(self.first_stage_model.downsample)}, one latent frame"
             )
-        return -(-n_frames // (args.sample_every_n_latent_frames or 1)), rows, columns
+        if self.clip != by_flags:
+            log.warning(
+                "%s: its settings say clips of %s frames, height and width; sampling %s, which "
+                "its VQGAN was trained on and its block_size fits",
+                source, by_flags.shape, self.clip.shape,
+            )  # fmt: skip
 
     # ---- tokens ----------------------------------------------------------------------------
 
@@ -329,7 +367,7 @@ def _make_conditioner(
     """Choose the conditioner; "text" and "stft" win over ``--unconditional``."""
     if cond_stage_key == "stft":
         assert stft_vqgan is not None
-        _check_stft_vqgan(stft_vqgan)
+        _take_as_sound(stft_vqgan)
         return Sound(stft_vqgan)
     if cond_stage_key == "text":
         return Text(args.text_seq_len)
@@ -347,13 +385,16 @@ def _make_conditioner(
     return ClassLabel(args.class_cond_dim)
 
 
-def _check_stft_vqgan(vqgan: VQGAN) -> None:
-    if vqgan.args.image_channels != 1:
+def _take_as_sound(vqgan: VQGAN) -> None:
+    """Check an STFT-VQGAN; a released one's flags need not say that its clips are spectrograms."""
+    if vqgan.clip.channels != 1:
         raise UserError(
             f"--stft_vqvae (when sampling: --stft_vqgan_ckpt) got a VQGAN of "
-            f"{vqgan.args.image_channels} channels; expected an STFT-VQGAN, trained with "
+            f"{vqgan.clip.channels} channels; expected an STFT-VQGAN, trained with "
             "--stft_data, which has 1"
         )
+    height, width = STFT_SIZE
+    vqgan.clip = replace(vqgan.clip, height=height, width=width, kind="spectrogram")
 
 
 def _gpt_weights(state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
@@ -381,7 +422,7 @@ def load_transformer(
             belong together.
     """
     checkpoint = read_checkpoint(gpt_ckpt, flag="--gpt_ckpt", stage="transformer")
-    keys = ("first_stage_key", "cond_stage_key", "pkeep", "sos_token")
+    keys = ("first_stage_key", "cond_stage_key", "pkeep", "sos_token", "clip")
     stored = checkpoint.hyper_parameters
     settings = {key: stored[key] for key in keys if key in stored}
     args = with_defaults(checkpoint.args)
@@ -402,6 +443,8 @@ def load_transformer(
         model = Net2NetTransformer(
             args, first_stage_model=first_stage, cond_stage_model=stft_vqgan, **settings
         )
+    if "clip" not in settings:
+        model.find_clip(source=f"--gpt_ckpt {gpt_ckpt}")
     n_tokens = len(weights["tok_emb.weight"])
     if n_tokens != model.transformer.vocab_size:
         raise UserError(

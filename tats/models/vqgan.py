@@ -18,8 +18,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tats.clip_spec import ClipSpec
 from tats.errors import UserError
-from tats.flags import vqgan_clip_shape, with_defaults
+from tats.flags import with_defaults
 from tats.models.autoencoder import Decoder, Encoder, SamePadConv3d
 from tats.models.codebook import Codebook, Quantized
 from tats.models.discriminator import (
@@ -65,6 +66,7 @@ class VQGAN(pl.LightningModule):
     Args:
         args: flags of ``train_vqgan.py`` (a Namespace or a dict); missing ones take their
             defaults. ``args.lr`` is the final learning rate, already scaled.
+        clip: what it trains on, as it is or as stored; None = what the flags say.
         for_training: also build the discriminators. The perceptual model's weights are a file,
             so it is never built here: training assigns ``perceptual_model = load_lpips()``.
 
@@ -73,11 +75,18 @@ class VQGAN(pl.LightningModule):
 
     perceptual_model: LPIPS | None
 
-    def __init__(self, args: Namespace | Mapping[str, Any], *, for_training: bool = True) -> None:
+    def __init__(
+        self,
+        args: Namespace | Mapping[str, Any],
+        *,
+        clip: ClipSpec | Mapping[str, Any] | None = None,
+        for_training: bool = True,
+    ) -> None:
         super().__init__()
         args = with_defaults(args)
         self.args = args
-        self.save_hyperparameters({"args": vars(args)})
+        self.clip = ClipSpec.given(clip, args)
+        self.save_hyperparameters({"args": vars(args), "clip": self.clip.to_dict()})
         self.automatic_optimization = False  # two optimisers that see different forwards
         self.downsample: tuple[int, int, int] = tuple(args.downsample)
         self.n_codes: int = args.n_codes
@@ -115,9 +124,7 @@ class VQGAN(pl.LightningModule):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of one training clip."""
-        clip = zip(vqgan_clip_shape(self.args), self.downsample, strict=True)
-        t, h, w = (size // factor for size, factor in clip)
-        return t, h, w
+        return self.clip.latent_shape(self.downsample)
 
     def freeze(self) -> VQGAN:
         """Be done with training: eval mode, no gradients, and float32 for good.
@@ -370,7 +377,7 @@ class VQGAN(pl.LightningModule):
         ]
 
     def _clips(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["stft" if self.args.stft_data else "video"]
+        return batch["stft" if self.clip.kind == "spectrogram" else "video"]
 
     def _log_losses(self, split: str, figures: dict[str, Tensor], video: Tensor) -> None:
         self.log_dict(
@@ -469,7 +476,8 @@ def load_vqgan(
     """
     checkpoint = read_checkpoint(path, flag=flag, stage="vqgan")
     with building_from_settings(checkpoint.path, flag):
-        vqgan = VQGAN(checkpoint.args, for_training=False)
+        stored = checkpoint.hyper_parameters.get("clip")
+        vqgan = VQGAN(checkpoint.args, clip=stored, for_training=False)
     load_weights(vqgan, checkpoint.state_dict, source=f"{flag} {path}", dropped=TRAINING_PREFIXES)
     if not bool(vqgan.codebook.N.sum() > 0):
         raise UserError(f"{flag}: {path} was never trained; expected a trained VQGAN")

@@ -220,7 +220,7 @@ def compare_with_reconstruction(vqgan: VQGAN, batch: Batch, n_clips: int) -> Ten
     Returns:
         uint8 (2n, T, H, W, 3) on the CPU: n clips, then their n reconstructions.
     """
-    is_sound = vqgan.args.stft_data
+    is_sound = vqgan.clip.kind == "spectrogram"
     video = batch["stft" if is_sound else "video"][:n_clips]
     was_training = vqgan.training
     vqgan.eval()  # else batch norm would learn from being looked at

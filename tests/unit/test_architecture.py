@@ -20,6 +20,7 @@ FLOORS = (
         "tats.errors",
         "tats.paths",
         "tats.randomness",
+        "tats.clip_spec",
         "tats.flags",
         "tats.flag_checks",
         "tats.video_io",

@@ -23,7 +23,6 @@ from tats.flags import (
     add_transformer_flags,
     add_vqgan_flags,
     check_block_size,
-    check_clip,
     check_data_args,
     check_hierarchical_args,
     check_sampling_args,
@@ -31,7 +30,6 @@ from tats.flags import (
     check_transformer_args,
     check_vqgan_args,
     check_writable,
-    clip_shape,
     new_parser,
     with_defaults,
 )
@@ -376,14 +374,6 @@ def test_the_block_must_hold_the_condition_and_all_tokens_but_the_last():
     check_block_size(args, 1, (4, 4, 4))
     with pytest.raises(UserError, match="--block_size got 64; expected at least 65"):
         check_block_size(args, 2, (4, 4, 4))
-
-
-def test_some_readers_count_frames_before_thinning_and_some_after():
-    thinned = "--data_path d --sequence_length 64 --sample_every_n_frames 4 --resolution 128"
-    assert clip_shape(parse("data", thinned)) == (16, 128, 128)
-    assert clip_shape(parse("data", f"{thinned} --image_folder")) == (64, 128, 128)
-    assert clip_shape(parse("data", f"{thinned} --data_path x/coinrun_dataset")) == (64, 128, 128)
-    check_clip((16, 128, 128), (4, 8, 8))
 
 
 @pytest.mark.parametrize(

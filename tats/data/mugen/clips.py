@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tats.clip_spec import uses_mugen
 from tats.data.clips import ClipDataset, check_enough_videos
 from tats.data.decoding import DecodeError
 from tats.data.mugen import Game, Renderer, describe
@@ -19,7 +20,6 @@ from tats.data.mugen.files import ClipFile, find_clips, read_annotations
 from tats.data.mugen.labels import figure_labels
 from tats.data.mugen.scene import LAYERS, Layer
 from tats.errors import UserError
-from tats.flags import uses_mugen
 from tats.randomness import draw
 from tats.text import tokenize
 from tats.video_io import to_float
