@@ -47,6 +47,8 @@ def test_validation_reads_the_test_split_alike_in_every_epoch(videos: Path) -> N
     loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
     assert len(first) == 6
     assert torch.equal(torch.cat([batch["video"] for batch in loader]), first)
+    tested = VideoData(data_args(videos)).test_dataloader()
+    assert torch.equal(torch.cat([batch["video"] for batch in tested]), first)
 
 
 def test_the_order_depends_on_the_seed_and_the_epoch_alone(videos: Path) -> None:
