@@ -422,7 +422,14 @@ class VQGAN(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, which have no scale any more, as the Trainer's flags say."""
-        self.clip_gradients(optimizer, gradient_clip_val=self.args.gradient_clip_val)
+        limit = self.args.gradient_clip_val
+        if not limit:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.trainer.gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, limit)
+        else:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     # ---- checkpoints -----------------------------------------------------------------------
 
