@@ -113,7 +113,7 @@ def _check_no_mugen_flags(args: Namespace) -> None:
         _require(
             not value,
             f"--{name} got {value} with --data_path {args.data_path}; expected MUGEN clips (a"
-            " folder whose name contains 'coinrun'): leave the flag out",
+            " folder with 'coinrun' in its path): leave the flag out",
         )
 
 
@@ -142,7 +142,16 @@ def check_vqgan_args(args: Namespace) -> None:
 
 
 def _check_run(args: Namespace, rate_flag: str) -> None:
-    """Check the numbers of a training run that Lightning itself does not."""
+    """Check what every training run needs of its flags and Lightning itself does not check."""
+    _require(
+        not args.smap_cond,
+        f"--smap_cond got {args.smap_cond}; expected 0: no model here reads the map beside a clip"
+        " (--smap_only trains on it)",
+    )
+    _require(
+        not args.get_text_only,
+        "--get_text_only gives clips without pictures; expected pictures to train on: leave it out",
+    )
     rate = getattr(args, rate_flag)
     _require(rate > 0, f"--{rate_flag} got {rate}; expected a learning rate above 0")
     _at_least(args, 1, "accumulate_grad_batches", "num_nodes", "log_every_n_steps")

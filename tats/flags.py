@@ -194,24 +194,24 @@ DATA_FLAGS = (
 )
 
 MUGEN_FLAGS = (
-    Flag("smap_cond",                     int,    0,     "channels", "semantic-map channels that come with a clip; 0 = none"),
+    Flag("smap_cond",                     int,    0,     "channels", "above 0, clips come with their semantic map (video_smap), which no model here reads"),
     Flag("smap_only",                     switch, False, "",  "train on the semantic map in place of the picture"),
     Flag("max_label",                     int,    18,    "18|21|22", "highest label of the semantic map"),
     Flag("use_onehot_smap",               switch, False, "",  "one channel per label of the semantic map"),
     Flag("bbox_smap_for_agent",           switch, False, "",  "draw the agent as a box in the semantic map"),
     Flag("bbox_smap_for_monsters",        switch, False, "",  "draw monsters as boxes in the semantic map"),
-    Flag("text_path",                     str,    None,  "path", "file of manual annotations"),
+    Flag("text_path",                     str,    None,  "path", "JSON of captions that people wrote, by clip name; they take the place of generated ones"),
     Flag("use_manual_annotation_only",    switch, False, "",  "leave out clips without a manual annotation"),
     Flag("fixed_start_idx",               switch, False, "",  "clips start at the game's first frame"),
     Flag("check_game_length",             switch, False, "",  "leave out games shorter than a clip"),
-    Flag("get_text_only",                 switch, False, "",  "read captions without rendering frames"),
-    Flag("false_text_prob",               float,  0.0,   "0..1", "share of clips given another clip's caption"),
+    Flag("get_text_only",                 switch, False, "",  "read captions without rendering frames; nothing trains on these"),
+    Flag("false_text_prob",               float,  0.0,   "0..1", "0 alone is accepted: wrong captions serve a loss that no model here has"),
     Flag("random_alien",                  switch, False, "",  "draw the player in a random colour"),
-    Flag("get_alien_data",                switch, False, "",  "return each clip's player colour"),
+    Flag("get_alien_data",                switch, False, "",  "not accepted: no model here reads the player's colour"),
     Flag("get_mixed_rgb_smap",            switch, False, "",  "picture frames followed by semantic-map frames"),
     Flag("get_mixed_rgb_smap_mugen_only", switch, False, "",  "the same, with the map showing the player alone"),
-    Flag("coinrun_v2_dataloader",         switch, False, "",  "read the second version of the clip format"),
-    Flag("coinrun_assets",                str,    None,  "path", "folder of MUGEN's sprite files; default: drawn sprites"),
+    Flag("coinrun_v2_dataloader",         switch, False, "",  "expect the released index, {train,val}.json, rather than game files in folders"),
+    Flag("coinrun_assets",                str,    None,  "path", "folder of MUGEN's sprite files; absent = sprites of our own, which look different"),
 )
 
 VQGAN_FLAGS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,13 @@ from tats.clip_spec import ClipSpec, uses_mugen
 from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
-from tats.data.mugen.clips import coinrun_dataset
+from tats.data.mugen.clips import mugen_dataset
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.errors import UserError
 from tats.flags import check_data_args, with_defaults
+
+logger = logging.getLogger(__name__)
 
 
 class VideoData(LightningDataModule):
@@ -172,7 +175,9 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
         return HDF5Dataset(path=root, **common)
     if uses_mugen(args):
         _refuse(args, root, "vtokens", "stft_data", "image_folder")
-        return coinrun_dataset(args, train=train)
+        if not (args.coinrun_assets or args.get_text_only):
+            _say_that_sprites_are_drawn()
+        return mugen_dataset(args, train=train)
     _refuse(args, root, "vtokens", "text_cond")
     if args.stft_data:
         _refuse(args, root, "image_folder")
@@ -182,6 +187,14 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
     if args.image_folder:
         return FrameDataset(root=root, **common)
     return VideoDataset(root=root, show_progress=_is_rank_zero(), **common)
+
+
+@functools.cache  # once, not for every split
+def _say_that_sprites_are_drawn() -> None:
+    logger.warning(
+        "MUGEN's games are drawn with sprites of our own: the clips look different from MUGEN's, "
+        "so neither its models nor its FVD can be compared; --coinrun_assets takes MUGEN's sprites"
+    )
 
 
 def _caption_tokenizer(args: Namespace) -> Callable[[str], Tensor]:

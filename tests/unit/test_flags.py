@@ -327,6 +327,8 @@ def test_data_flags_that_do_not_fit_are_named(command, complaint):
         ("--max_steps -2", "--max_steps got -2"),
         ("--seed -1", "--seed got -1"),
         ("--perceptual_weight -1", "--perceptual_weight got -1"),
+        ("--data_path coinrun --smap_cond 1", "--smap_cond got 1; expected 0"),
+        ("--data_path coinrun --get_text_only", "--get_text_only gives clips without pictures"),
         ("--vtokens", "--vtokens is for the transformer"),
         ("--batch_size 0", "--batch_size got 0"),
     ],

@@ -67,7 +67,7 @@ class CaptionStyle:
     manual_only: bool = False
 
 
-class CoinRunDataset(ClipDataset):
+class MugenDataset(ClipDataset):
     """Windows of recorded games as frames, semantic maps and captions.
 
     Args:
@@ -255,7 +255,7 @@ def check_mugen_channels(args: Namespace) -> None:
         )
 
 
-def coinrun_dataset(args: Namespace, *, train: bool) -> CoinRunDataset:
+def mugen_dataset(args: Namespace, *, train: bool) -> MugenDataset:
     """Build the dataset that the command line describes.
 
     Args:
@@ -275,7 +275,7 @@ def coinrun_dataset(args: Namespace, *, train: bool) -> CoinRunDataset:
     if args.use_manual_annotation_only:
         clips = _annotated(clips, annotations or {})
     truncate = True if args.truncate_captions is None else args.truncate_captions
-    dataset = CoinRunDataset(
+    dataset = MugenDataset(
         clips=clips,
         sequence_length=args.sequence_length,
         resolution=args.resolution,

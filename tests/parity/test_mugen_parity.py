@@ -12,7 +12,7 @@ import torch
 
 from tats.data import VideoData
 from tats.data.mugen import Game, Renderer, describe
-from tats.data.mugen.clips import CoinRunDataset
+from tats.data.mugen.clips import MugenDataset
 from tats.data.mugen.scene import LAYERS
 
 GAMES = (
@@ -80,7 +80,7 @@ def test_pictures_and_maps_are_the_published_ones(
             renderer = Renderer(resolution, folder / "synthetic_assets", max_label)
             paint = renderer.frame if is_picture else renderer.semantic_map
             got = paint(game, int(frame[1:]), **options)
-            parity.exact(f"coinrun {kind}", torch.from_numpy(got), torch.from_numpy(golden[key]))
+            parity.exact(f"mugen {kind}", torch.from_numpy(got), torch.from_numpy(golden[key]))
             n_compared += 1
     assert n_compared in (6, 12)
 
@@ -92,7 +92,7 @@ def data_path(folder: Path, tmp_path_factory) -> Path:
     return root
 
 
-def dataset(folder: Path, data_path: Path, **flags) -> CoinRunDataset:
+def dataset(folder: Path, data_path: Path, **flags) -> MugenDataset:
     args = Namespace(
         data_path=str(data_path),
         coinrun_assets=str(folder / "synthetic_assets"),
@@ -103,7 +103,7 @@ def dataset(folder: Path, data_path: Path, **flags) -> CoinRunDataset:
         **flags,
     )
     opened = VideoData(args).dataset(train=True)
-    assert isinstance(opened, CoinRunDataset)
+    assert isinstance(opened, MugenDataset)
     return opened
 
 
@@ -122,7 +122,7 @@ def test_items_are_the_published_ones(
     assert set(item) == set(golden)
     for key, value in golden.items():
         assert item[key].dtype == value.dtype
-        parity.exact("coinrun dataset items", item[key], value)
+        parity.exact("mugen dataset items", item[key], value)
 
 
 def test_a_random_start_is_the_published_one(
@@ -131,4 +131,4 @@ def test_a_random_start_is_the_published_one(
     clips = dataset(folder, data_path, sample_every_n_frames=3)
     video = clips.clip(0, torch.Generator().manual_seed(5))["video"]
     golden = reference.tensors("coinrun/dataset.safetensors")
-    parity.exact("coinrun dataset items", video, golden["rand_start_manualseed5/item0/video"])
+    parity.exact("mugen dataset items", video, golden["rand_start_manualseed5/item0/video"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tats.data import VideoData
+from tats.data.datamodule import _say_that_sprites_are_drawn
 from tats.data.mugen import Game, Renderer, describe, simulate_game
 from tats.data.mugen.clips import check_mugen_channels
 from tats.data.mugen.files import find_clips, read_annotations
@@ -151,6 +152,20 @@ def test_the_model_must_have_the_clips_channels(
     args.image_channels = 2
     with pytest.raises(UserError, match=f"--image_channels got 2; expected {n_channels}"):
         check_mugen_channels(args)
+
+
+@pytest.mark.parametrize(
+    ("flags", "n_warnings"), [([], 1), (["--coinrun_assets", "."], 0), (["--get_text_only"], 0)]
+)
+def test_sprites_of_our_own_are_told_once(
+    root: Path, flags: list[str], n_warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    _say_that_sprites_are_drawn.cache_clear()
+    mugen = data(root, *flags)
+    for train in (True, False, True):
+        mugen.dataset(train)
+    told = [r for r in caplog.records if "--coinrun_assets takes" in r.getMessage()]
+    assert len(told) == n_warnings
 
 
 def test_captions_tell_the_frames_that_are_shown(root: Path, vocabulary: Path) -> None:

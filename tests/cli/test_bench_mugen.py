@@ -11,7 +11,7 @@ from load_script import load_script
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    return load_script("benchmarks/bench_coinrun_frames_per_second.py")
+    return load_script("benchmarks/bench_mugen_frames_per_second.py")
 
 
 def test_rates_are_printed_with_their_spread(
