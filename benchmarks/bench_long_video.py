@@ -96,7 +96,7 @@ def measure(args: argparse.Namespace, device: torch.device, length: int) -> dict
         codes = sampler.codes([0])
         records.synchronize(device)
         sampled = time.perf_counter()
-        parts.write(0, sampler.decoder.chunks(codes[0]))
+        parts.write(0, (piece[0] for piece in sampler.decoder.pieces(codes)))
         end = time.perf_counter()
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)

@@ -2,14 +2,20 @@
 
 Every convolution pads with replicated border values instead of zeros, so that a latent frame
 does not know where in the clip it stands: a VQGAN trained on 16 frames encodes and decodes any
-number of them (paper §3.1). Parameter names are those of the released checkpoints.
+number of them (Ge et al. §3.1). Parameter names are those of the released checkpoints.
+
+A decoder works in two modes. ``decoder(features)`` takes a clip at once; with a ``Stream`` it takes
+the clip piece by piece: each layer then leaves in the stream the few frames that its kernel still
+needs, so nothing is computed twice and memory does not grow with the clip.
 """
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 NormType = Literal["group", "batch"]
@@ -39,6 +45,67 @@ def same_padding(kernel: Size3, stride: Size3) -> list[int]:
     return padding
 
 
+class Stream:
+    """What the layers of a decoder remember of a clip that comes piece by piece.
+
+    Set ``last`` before the piece that ends the clip. Layers that look at a whole clip (group norm)
+    cannot work on a stream.
+    """
+
+    def __init__(self) -> None:
+        self.last = False
+        self._kept: dict[nn.Module, Tensor] = {}
+        self._n_given: dict[nn.Module, int] = {}  # frames so far, the border's included
+
+    def padded(
+        self, layer: nn.Module, x: Tensor, borders: tuple[int, int], n_kept: int
+    ) -> tuple[Float[Tensor, "B C n H W"], int]:
+        """Put before a layer's new frames those it still needs, and borders at the clip's ends.
+
+        Args:
+            layer: asks.
+            x: new frames (B, C, t, H, W), perhaps none.
+            borders: frames to replicate before the clip and after it.
+            n_kept: frames to remember for the next piece.
+
+        Returns:
+            The frames, and the number of the first of them, counted from the border's first.
+        """
+        before, after = borders
+        kept = self._kept.get(layer)
+        if kept is None:
+            if x.shape[2] == 0:  # the clip's first frame has yet to come
+                return x, 0
+            kept = x[:, :, :1].repeat(1, 1, before, 1, 1)
+        x = torch.cat([kept, x], dim=2)
+        if self.last:
+            x = torch.cat([x, x[:, :, -1:].repeat(1, 1, after, 1, 1)], dim=2)
+        first = max(self.n_given(layer) - n_kept, 0)
+        self._kept[layer] = x[:, :, max(x.shape[2] - n_kept, 0) :].clone()
+        self._n_given[layer] = first + x.shape[2]
+        return x, first
+
+    def n_given(self, layer: nn.Module) -> int:
+        """How many frames a layer has been given, borders included."""
+        return self._n_given.get(layer, 0)
+
+    def delayed(self, layer: nn.Module, x: Tensor, n: int) -> Float[Tensor, "B C n H W"]:
+        """Queue a layer's new frames; the ``n`` that have waited longest."""
+        if layer in self._kept:
+            x = torch.cat([self._kept[layer], x], dim=2)
+        self._kept[layer] = x[:, :, n:].clone()
+        return x[:, :, :n]
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of what is remembered."""
+        return sum(kept.untyped_storage().nbytes() for kept in self._kept.values())
+
+
+def _no_frames(like: Tensor, channels: int, size: tuple[int, ...]) -> Tensor:
+    return like.new_empty(like.shape[0], channels, 0, *size)
+
+
 class SamePadConv3d(nn.Module):
     """3D convolution whose output is its input's size divided by the stride."""
 
@@ -56,9 +123,19 @@ class SamePadConv3d(nn.Module):
         self.padding_type = padding_type
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride=stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if any(self.padding):
-            x = F.pad(x, self.padding, mode=self.padding_type)
+    def forward(
+        self, x: Float[Tensor, "B C T H W"], stream: Stream | None = None
+    ) -> Float[Tensor, "B D t h w"]:
+        """Convolve; on a ``stream`` (stride 1), the frames that are complete so far."""
+        padding = self.padding
+        if stream is not None:
+            kernel = self.conv.kernel_size[0]
+            x, _ = stream.padded(self, x, (padding[-2], padding[-1]), n_kept=kernel - 1)
+            if x.shape[2] < kernel:
+                return _no_frames(x, self.conv.out_channels, x.shape[3:])
+            padding = [*padding[:4], 0, 0]
+        if any(padding):
+            x = F.pad(x, padding, mode=self.padding_type)
         return self.conv(x)
 
 
@@ -72,8 +149,35 @@ class SamePadConvTranspose3d(nn.Module):
             in_channels, out_channels, kernel, stride=stride, padding=kernel - 1
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B C t h w"], stream: Stream | None = None
+    ) -> Float[Tensor, "B D T H W"]:
+        """Convolve; on a ``stream``, the frames that are complete so far."""
+        if stream is not None:
+            return self._next_frames(x, stream)
         return self.convt(F.pad(x, self.padding, mode="replicate"))
+
+    def _next_frames(self, x: Tensor, stream: Stream) -> Tensor:
+        """Input p reaches the uncropped outputs stride · p … stride · p + kernel - 1, so those
+        before stride · p are complete when it comes; kernel - 1 are cropped at both of the clip's
+        ends."""
+        convt, padding = self.convt, self.padding
+        kernel, stride = convt.kernel_size[0], convt.stride[0]
+        n_old = stream.n_given(self)
+        x, first = stream.padded(
+            self, x, (padding[-2], padding[-1]), n_kept=-(-(kernel - 1) // stride)
+        )
+        n_given = stream.n_given(self)
+        if n_given == n_old:
+            size = tuple(n * s for n, s in zip(x.shape[3:], convt.stride[1:], strict=True))
+            return _no_frames(x, convt.out_channels, size)
+        x = F.pad(x, [*padding[:4], 0, 0], mode="replicate")
+        full = F.conv_transpose3d(
+            x, convt.weight, convt.bias, convt.stride, (0, *convt.padding[1:])
+        )
+        start = max(n_old * stride, kernel - 1)
+        stop = n_given * stride + (1 - stride if stream.last else 0)
+        return full[:, :, start - first * stride : max(start, stop) - first * stride]
 
 
 def make_norm(norm_type: str, channels: int) -> nn.Module:
@@ -99,10 +203,12 @@ class ResBlock(nn.Module):
         self.norm2 = make_norm(norm_type, channels)
         self.conv2 = SamePadConv3d(channels, channels, kernel=3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return x + h
+    def forward(
+        self, x: Float[Tensor, "B C T H W"], stream: Stream | None = None
+    ) -> Float[Tensor, "B C T H W"]:
+        h = self.conv1(F.silu(self.norm1(x)), stream)
+        h = self.conv2(F.silu(self.norm2(h)), stream)
+        return h + (x if stream is None else stream.delayed(self, x, h.shape[2]))
 
 
 def stage_strides(downsample: Size3) -> list[Size3]:
@@ -139,7 +245,7 @@ class EncoderStage(nn.Module):
         )
         self.res = ResBlock(out_channels, norm_type=norm_type)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
         return self.res(self.down(x))
 
 
@@ -154,7 +260,7 @@ class Encoder(nn.Module):
         padding_type: border mode of ``conv_first`` and the strided convolutions; all others
             replicate.
 
-    Source: paper §3.1.
+    Source: Ge et al. §3.1.
     """
 
     def __init__(
@@ -185,8 +291,8 @@ class Encoder(nn.Module):
         self.out_channels = n_hiddens << len(strides)
         self.final_block = nn.Sequential(make_norm(norm_type, self.out_channels), nn.SiLU())
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Encode a clip (B, C, T, H, W) into features (B, out_channels, t, h, w)."""
+    def forward(self, video: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        """Encode a clip into features of ``out_channels`` channels."""
         h = self.conv_first(video)
         for stage in self.conv_blocks:
             h = stage(h)
@@ -204,8 +310,10 @@ class DecoderStage(nn.Module):
         self.res1 = ResBlock(out_channels, norm_type=norm_type)
         self.res2 = ResBlock(out_channels, norm_type=norm_type)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.res2(self.res1(self.up(x)))
+    def forward(
+        self, x: Float[Tensor, "B C t h w"], stream: Stream | None = None
+    ) -> Float[Tensor, "B D T H W"]:
+        return self.res2(self.res1(self.up(x, stream), stream), stream)
 
 
 class Decoder(nn.Module):
@@ -217,7 +325,7 @@ class Decoder(nn.Module):
         image_channels: colour channels of the clip.
         norm_type: "group" or "batch".
 
-    Source: paper §3.1.
+    Source: Ge et al. §3.1.
     """
 
     def __init__(
@@ -241,9 +349,19 @@ class Decoder(nn.Module):
         )
         self.conv_last = SamePadConv3d(widths[-1], image_channels, kernel=3)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Decode features (B, in_channels, t, h, w) into a clip (B, C, T, H, W)."""
+    def forward(
+        self, features: Float[Tensor, "B D t h w"], stream: Stream | None = None
+    ) -> Float[Tensor, "B C T H W"]:
+        """Decode features of ``in_channels`` channels into a clip.
+
+        Args:
+            features: of the whole clip; or, with a stream, of its next latent frames.
+            stream: what came before; None for a clip at once.
+
+        Returns:
+            The clip; or, of a stream, its next frames that are complete, perhaps none.
+        """
         h = self.final_block(features)
         for stage in self.conv_blocks:
-            h = stage(h)
-        return self.conv_last(h)
+            h = stage(h, stream)
+        return self.conv_last(h, stream)

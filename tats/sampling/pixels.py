@@ -1,4 +1,4 @@
-"""From codes to frames, a few at a time, by a decoder made ready for speed.
+"""From codes to frames, piece by piece, by a decoder made ready for speed.
 
 A latent frame's pixels depend on the latent frames around it only, as far as the decoder's
 kernels reach. So a long clip passes through the decoder as a stream: every layer remembers the
@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tats.models.autoencoder import (
-    Decoder,
-    DecoderStage,
-    ResBlock,
-    SamePadConv3d,
-    SamePadConvTranspose3d,
-)
+from tats.models.autoencoder import Decoder, ResBlock, Stream
 from tats.models.vqgan import VQGAN
 from tats.video_io import to_uint8
 
 log = logging.getLogger(__name__)
 
-CELLS_PER_CHUNK = 256  # latent cells decoded at once
+# Latent cells of a clip decoded at once, and clips decoded together. A processor is fastest where
+# a layer's numbers fit its cache; a GPU wants many.
+CELLS_PER_PIECE = {"cpu": 256, "cuda": 1024}
+CLIPS_TOGETHER = {"cpu": 1, "cuda": 16}
 
 
 class FrameDecoder:
@@ -36,196 +33,135 @@ class FrameDecoder:
 
     Args:
         vqgan: in eval mode, on the device to work on; it is left as it is.
-        chunk_frames: latent frames decoded at once, >= 1; None for as many as
-            ``CELLS_PER_CHUNK`` allows. A decoder with group norm, which looks at a whole clip,
-            ignores it.
+        dtype: of the decoder's arithmetic; codes are looked up in the codebook's own. None for the
+            VQGAN's.
+        latents_per_piece: latent frames decoded at once, >= 1; None for what suits the device.
     """
 
-    def __init__(self, vqgan: VQGAN, *, chunk_frames: int | None = None) -> None:
+    def __init__(
+        self,
+        vqgan: VQGAN,
+        *,
+        dtype: torch.dtype | None = None,
+        latents_per_piece: int | None = None,
+    ) -> None:
         self.n_codes = vqgan.n_codes
         self.downsample = vqgan.downsample
-        self.embeddings = vqgan.codebook.embeddings
-        self.post_vq_conv = vqgan.post_vq_conv
+        self.codebook = vqgan.codebook
+        self.post_vq_conv = copy.deepcopy(vqgan.post_vq_conv).eval().requires_grad_(False)
         self.decoder = for_inference(vqgan.decoder)
-        self.chunk_frames = chunk_frames
+        self.dtype = dtype or self.post_vq_conv.conv.weight.dtype
+        self.post_vq_conv.to(self.dtype)
+        self.decoder.to(self.dtype)
+        self._latents_per_piece = latents_per_piece
         self.is_local = not any(isinstance(m, nn.GroupNorm) for m in self.decoder.modules())
 
     @torch.no_grad()
-    def whole(self, codes: Tensor) -> Tensor:
-        """Decode codes (B, t, h, w) at once; video (B, C, T, H, W), not clamped."""
-        return self.decoder(self._features(codes))
-
-    def _features(self, codes: Tensor) -> Tensor:
-        embeddings = F.embedding(codes, self.embeddings).movedim(-1, 1)  # (B, D, t, h, w)
-        if embeddings.device.type == "cpu":
-            embeddings = embeddings.contiguous(memory_format=torch.channels_last_3d)
-        return self.post_vq_conv(embeddings.to(self.post_vq_conv.conv.weight.dtype))
-
-    @torch.no_grad()
-    def chunks(self, codes: Tensor) -> Iterator[Tensor]:
-        """Decode one clip, as it is asked for.
-
-        Args:
-            codes: int64 (t, h, w), each in [0, n_codes).
-
-        Yields:
-            uint8 (n, H, W, 3) on the CPU, the clip's next frames.
+    def __call__(self, codes: Int[Tensor, "B t h w"]) -> UInt8[Tensor, "B T H W 3"]:
+        """Decode clips; the frames are on the CPU.
 
         Raises:
             ValueError: a code is out of range.
-
-        Source: paper section 3.1; equal to decoding the clip at once up to rounding.
         """
+        return torch.cat(list(self.pieces(codes)), dim=1)
+
+    def pieces(self, codes: Int[Tensor, "B t h w"]) -> Iterator[UInt8[Tensor, "B n H W 3"]]:
+        """Decode clips as their frames are asked for; the frames are on the CPU.
+
+        Raises:
+            ValueError: a code is out of range.
+        """
+        n_latents, rows, columns = codes.shape[1:]
+        stream, size = self.stream(n_latents), self.latents_per_piece(rows * columns)
+        for start in range(0, n_latents, size):
+            last = start + size >= n_latents
+            frames = stream.push(codes[:, start : start + size], last=last)
+            if frames.shape[1]:
+                yield frames
+
+    def stream(self, n_latents: int) -> PixelStream:
+        """Begin clips of some latent frames whose codes come piece by piece."""
+        return PixelStream(self, n_latents)
+
+    def latents_per_piece(self, cells_per_frame: int) -> int:
+        """Latent frames to decode at once, for one clip.
+
+        It depends on nothing but the device, since where pieces end may show in the last bit.
+        """
+        size = CELLS_PER_PIECE.get(self.device.type, CELLS_PER_PIECE["cuda"])
+        return self._latents_per_piece or max(size // cells_per_frame, 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it decodes."""
+        return self.codebook.embeddings.device
+
+    @torch.no_grad()
+    def video(
+        self, codes: Int[Tensor, "B t h w"], stream: Stream | None = None
+    ) -> Float[Tensor, "B C T H W"]:
+        """Decode codes at once, or the next ones of a stream; not clamped."""
         low, high = (int(bound) for bound in codes.aminmax())
         if low < 0 or high >= self.n_codes:
             raise ValueError(f"codes got values {low}..{high}; expected 0..{self.n_codes - 1}")
-        n_frames, rows, columns = codes.shape
-        size = self.chunk_frames or max(CELLS_PER_CHUNK // (rows * columns), 1)
-        if n_frames > size and not self.is_local:
+        embeddings = self.codebook.lookup(codes)  # (B, D, t, h, w)
+        if embeddings.device.type == "cpu":
+            embeddings = embeddings.contiguous(memory_format=torch.channels_last_3d)
+        return self.decoder(self.post_vq_conv(embeddings.to(self.dtype)), stream)
+
+
+class PixelStream:
+    """Clips that are decoded while their later codes are still to come.
+
+    Args:
+        decoder: decodes them.
+        n_latents: latent frames of the clips.
+    """
+
+    def __init__(self, decoder: FrameDecoder, n_latents: int) -> None:
+        self._decoder, self._n_latents = decoder, n_latents
+        self._streams: dict[int, Stream] = {}  # by the number of the first clip of a group
+        self._waiting: list[Tensor] = []  # codes, where the decoder needs all at once
+
+    def push(self, codes: Int[Tensor, "B t h w"], *, last: bool) -> UInt8[Tensor, "B n H W 3"]:
+        """Give the clips' next codes.
+
+        Args:
+            codes: t >= 1.
+            last: whether the clips end with them.
+
+        Returns:
+            The frames that are complete with them, on the CPU; perhaps none.
+
+        Raises:
+            ValueError: a code is out of range.
+        """
+        decoder = self._decoder
+        if not decoder.is_local:
+            return self._all_at_once(codes, last)
+        size = CLIPS_TOGETHER.get(decoder.device.type, CLIPS_TOGETHER["cuda"])
+        frames = []
+        for start in range(0, len(codes), size):
+            stream = self._streams.setdefault(start, Stream())
+            stream.last = last
+            frames.append(to_uint8(decoder.video(codes[start : start + size], stream)).cpu())
+        return torch.cat(frames)
+
+    def _all_at_once(self, codes: Tensor, last: bool) -> Tensor:
+        rows, columns = codes.shape[2:]
+        if not self._waiting and self._n_latents > self._decoder.latents_per_piece(rows * columns):
             log.warning(
                 "the VQGAN's group norm looks at a whole clip: its %d latent frames are decoded at "
                 "once, with memory that grows with their number",
-                n_frames,
+                self._n_latents,
             )
-        if n_frames <= size or not self.is_local:
-            yield to_uint8(self.whole(codes[None]))[0].cpu()
-            return
-        stream = DecoderStream(self.decoder)
-        for start in range(0, n_frames, size):
-            features = self._features(codes[None, start : start + size])
-            video = stream.push(features, last=start + size >= n_frames)
-            if video.shape[2]:
-                yield to_uint8(video)[0].cpu()  # (n, H, W, 3)
-
-
-class DecoderStream:
-    """Passes one clip through a decoder piece by piece; together equal to decoding it at once.
-
-    Args:
-        decoder: without group norm.
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        layers = [m for m in decoder.modules() if isinstance(m, SamePadConv3d)]
-        self._convs = {layer: _ConvStream(layer) for layer in layers}
-        stages: list[DecoderStage] = list(decoder.conv_blocks)  # type: ignore[arg-type]
-        self._ups = {stage: _TransposedStream(stage.up) for stage in stages}
-        self._shortcuts = {b: _Queue() for stage in stages for b in (stage.res1, stage.res2)}
-
-    def push(self, features: Tensor, *, last: bool) -> Tensor:
-        """Give the next features (B, in_channels, t, h, w); the frames they complete.
-
-        Args:
-            features: t >= 1.
-            last: whether the clip ends with them.
-
-        Returns:
-            Video (B, C, n, H, W); n may be 0 until the clip's end is reached.
-        """
-        h = self.decoder.final_block(features)
-        for stage, up in self._ups.items():
-            h = up.push(h, last)
-            h = self._residual(stage.res1, h, last)
-            h = self._residual(stage.res2, h, last)
-        return self._convs[self.decoder.conv_last].push(h, last)
-
-    def _residual(self, block: ResBlock, x: Tensor, last: bool) -> Tensor:
-        h = self._convs[block.conv1].push(F.silu(block.norm1(x)), last)
-        h = self._convs[block.conv2].push(F.silu(block.norm2(h)), last)
-        shortcut = self._shortcuts[block]
-        shortcut.put(x)
-        return shortcut.take(h.shape[2]) + h
-
-
-class _Queue:
-    """Frames (B, C, n, H, W) that wait to be taken."""
-
-    def __init__(self) -> None:
-        self.frames: Tensor | None = None
-
-    def put(self, frames: Tensor) -> None:
-        self.frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=2)
-
-    def take(self, n: int) -> Tensor:
-        assert self.frames is not None
-        taken, self.frames = self.frames[:, :, :n], self.frames[:, :, n:].clone()
-        return taken
-
-
-class _PaddedTime:
-    """A layer's input in time: borders replicated at the clip's ends, earlier frames in between."""
-
-    def __init__(self, padding: list[int], n_kept: int) -> None:
-        self.front, self.back = padding[-2:]  # F.pad lists the time axis last
-        self.n_kept = n_kept
-        self._kept: Tensor | None = None
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        """The kept frames, then the new ones, then the end's border."""
-        if self._kept is None:
-            if x.shape[2] == 0:  # the clip's first frame has yet to come
-                return x
-            self._kept = x[:, :, :1].repeat(1, 1, self.front, 1, 1)
-        x = torch.cat([self._kept, x], dim=2)
+        self._waiting.append(codes)
         if last:
-            x = torch.cat([x, x[:, :, -1:].repeat(1, 1, self.back, 1, 1)], dim=2)
-        self._kept = x[:, :, max(x.shape[2] - self.n_kept, 0) :].clone()
-        return x
-
-
-class _ConvStream:
-    """A convolution of stride 1 over a stream."""
-
-    def __init__(self, layer: SamePadConv3d) -> None:
-        self.layer = layer
-        self.kernel = layer.conv.kernel_size[0]
-        self.time = _PaddedTime(layer.padding, self.kernel - 1)
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        x = self.time.push(x, last)
-        if x.shape[2] < self.kernel:
-            return _no_frames(x, self.layer.conv.out_channels, x.shape[3:])
-        return self.layer.conv(F.pad(x, [*self.layer.padding[:4], 0, 0], mode="replicate"))
-
-
-class _TransposedStream:
-    """A transposed convolution over a stream.
-
-    Input p reaches the uncropped outputs stride · p … stride · p + kernel - 1, so those before
-    stride · p are complete when it comes. kernel - 1 outputs are cropped at both of the clip's
-    ends.
-    """
-
-    def __init__(self, layer: SamePadConvTranspose3d) -> None:
-        self.layer = layer
-        self.kernel, self.stride = layer.convt.kernel_size[0], layer.convt.stride[0]
-        self.time = _PaddedTime(layer.padding, -(-(self.kernel - 1) // self.stride))
-        self._n_given: int = 0  # inputs so far, the border's included
-
-    def push(self, x: Tensor, last: bool) -> Tensor:
-        convt = self.layer.convt
-        x = self.time.push(x, last)
-        n_old = min(self._n_given, self.time.n_kept)
-        n_new = x.shape[2] - n_old
-        if n_new == 0:
-            size = [n * s for n, s in zip(x.shape[3:], convt.stride[1:], strict=True)]
-            return _no_frames(x, convt.out_channels, size)
-        x = F.pad(x, [*self.layer.padding[:4], 0, 0], mode="replicate")
-        padding = (0, *convt.padding[1:])
-        full = F.conv_transpose3d(x, convt.weight, convt.bias, convt.stride, padding)
-        # Uncropped outputs of the clip, counted from the first one of x's.
-        origin = (self._n_given - n_old) * self.stride
-        start = max(self._n_given * self.stride, self.kernel - 1) - origin
-        self._n_given += n_new
-        stop = self._n_given * self.stride - origin
-        if last:
-            stop += 1 - self.stride
-        return full[:, :, start : max(start, stop)]
-
-
-def _no_frames(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
-    return like.new_empty(like.shape[0], channels, 0, *size)
+            clips = torch.cat(self._waiting, dim=1)
+            return torch.cat([to_uint8(self._decoder.video(clip[None])).cpu() for clip in clips])
+        _, row_rate, column_rate = self._decoder.downsample
+        height, width = rows * row_rate, columns * column_rate
+        return torch.empty((len(codes), 0, height, width, 3), dtype=torch.uint8)
 
 
 def for_inference(decoder: Decoder) -> Decoder:

@@ -158,4 +158,4 @@ class VideoSampler:
             Each clip's frames as they are decoded: pieces of uint8 (n, H, W, 3), on the CPU.
         """
         for codes in self.codes(indices):
-            yield self.decoder.chunks(codes)
+            yield (piece[0] for piece in self.decoder.pieces(codes[None]))
