@@ -263,7 +263,7 @@ TRAINER_FLAGS = (
     Flag("accelerator",              str,    None,  "",          "cpu, gpu or auto; absent = what --gpus says"),
     Flag("strategy",                 str,    None,  "",          "how processes share the work, such as ddp"),
     Flag("sync_batchnorm",           switch, False, "",          "share batch-norm statistics between GPUs"),
-    Flag("precision",                str,    "32",  "32|bf16|16", "number format of the forward and backward pass"),
+    Flag("precision",                str,    "32",  "32|bf16|16|64|bf16-true|16-true", "number format of the forward and backward pass"),
     Flag("max_steps",                int,    -1,    "steps",     "stop after this many steps; -1 = no limit"),
     Flag("max_epochs",               int,    None,  "epochs",    "stop after this many epochs; absent = 1000 unless --max_steps is set"),
     Flag("gradient_clip_val",        float,  None,  "norm",      "largest gradient norm of a step"),

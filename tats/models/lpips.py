@@ -6,11 +6,14 @@ Source: Zhang et al., CVPR 2018.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from tats.models.precision import keeping_format, without_autocast
 from tats.weights.pretrained import load_lpips_heads, load_vgg16_state
 
 # torchvision's numbering of VGG16's convolutions, cut after relu1_2, 2_2, 3_3, 4_3 and 5_3.
@@ -36,7 +39,7 @@ class ScalingLayer(nn.Module):
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 H W"]:
         return (frames - self.shift) / self.scale
 
 
@@ -56,7 +59,7 @@ class VGG16Slices(nn.Module):
                 in_channels = width
             self.add_module(f"slice{number}", stage)
 
-    def forward(self, frames: Tensor) -> list[Tensor]:
+    def forward(self, frames: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
         activations: list[Tensor] = []
         for number in range(1, len(SLICES) + 1):
             frames = self.get_submodule(f"slice{number}")(frames)
@@ -72,11 +75,12 @@ class Head(nn.Module):
         # Index 0 is the dropout of LPIPS' own training; it is never active here (D17).
         self.model = nn.Sequential(nn.Identity(), nn.Conv2d(channels, 1, 1, bias=False))
 
-    def forward(self, difference: Tensor) -> Tensor:
+    def forward(self, difference: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 1 h w"]:
         return self.model(difference)
 
 
-def _unit_length(activations: Tensor) -> Tensor:
+def _unit_length(activations: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    activations = activations.float()
     # vector_norm's gradient is 0 where all channels are 0; that of a square root is NaN.
     norm = torch.linalg.vector_norm(activations, dim=1, keepdim=True)
     return activations / (norm + NORM_EPSILON)
@@ -98,24 +102,30 @@ class LPIPS(nn.Module):
         """Stay in eval mode: nothing here is trained (D17)."""
         return super().train(False)
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Perceptual distance of each pair of frames.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LPIPS:
+        """Follow a move to another device, but no change of number format."""
+        return super()._apply(keeping_format(fn), recurse)
+
+    def forward(
+        self, a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B 1 1 1"]:
+        """Perceptual distance of each pair of frames, 0 for equal ones.
+
+        Under autocast the activations are in its format, and are compared in float32.
 
         Args:
-            a, b: (B, 3 or 1, H, W). LPIPS' own scale is [-1, 1]; VQGAN training feeds
+            a, b: 3 channels or 1. LPIPS' own scale is [-1, 1]; VQGAN training feeds
                 [-0.5, 0.5], as published (D4).
-
-        Returns:
-            (B, 1, 1, 1), 0 for equal frames.
         """
-        pairs = zip(self.net(self.scaling_layer(a)), self.net(self.scaling_layer(b)), strict=True)
-        distances = [
-            self.get_submodule(f"lin{number}")((_unit_length(x) - _unit_length(y)).square())
-            .float()
-            .mean(dim=(2, 3), keepdim=True)
-            for number, (x, y) in enumerate(pairs)
-        ]
-        return torch.stack(distances).sum(dim=0)
+        on_a, on_b = (self.net(self.scaling_layer(frames.float())) for frames in (a, b))
+        with without_autocast(a):
+            distances = [
+                self.get_submodule(f"lin{number}")(
+                    (_unit_length(x) - _unit_length(y)).square()
+                ).mean(dim=(2, 3), keepdim=True)
+                for number, (x, y) in enumerate(zip(on_a, on_b, strict=True))
+            ]
+            return torch.stack(distances).sum(dim=0)
 
 
 def load_lpips(vgg16_path: str | Path | None = None) -> LPIPS:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 HALF_FORMATS = (torch.bfloat16, torch.float16)
-MASTER = "float32_value"  # an optimiser's own copy of a parameter kept in half precision
+FLOAT32_VALUE = "float32_value"  # in an optimiser's state: a parameter before it was rounded
 
 
 def without_autocast(tensor: Tensor) -> torch.autocast:
@@ -44,36 +45,58 @@ class _Float32Steps(torch.optim.Optimizer):
         """Step every parameter; ``closure`` is called first."""
         with torch.enable_grad():
             loss = closure() if closure is not None else None
-        with self._in_float32() as halves:
-            super().step()
-            for parameter, _ in halves:
-                self.state[parameter][MASTER] = parameter.data
+        step: Any = super().step
+        if getattr(step, "hooked", False):  # by torch, which would run this step's hooks twice
+            step = partial(step.__wrapped__, self)
+        with self._in_float32() as values:
+            for parameter, value in values.items():
+                value.grad = None if parameter.grad is None else parameter.grad.float()
+            step()
+        for parameter, value in values.items():
+            if value.grad is not None:
+                value.grad = None
+                self.state[parameter][FLOAT32_VALUE] = value
+                with torch.no_grad():
+                    parameter.copy_(value)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over stored moments and float32 values without rounding them."""
         with self._in_float32():
             super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            if parameter.dtype not in HALF_FORMATS:
+                state.pop(FLOAT32_VALUE, None)  # of a run in half precision, soon out of date
 
     @contextmanager
-    def _in_float32(self) -> Iterator[list[tuple[torch.nn.Parameter, torch.dtype]]]:
-        """Show torch's own code the float32 value and gradient of each parameter in half."""
-        groups = self.param_groups
-        halves = [
-            (p, p.dtype) for group in groups for p in group["params"] if p.dtype in HALF_FORMATS
-        ]
-        for parameter, _ in halves:
-            gradient, parameter.grad = parameter.grad, None
-            master = self.state.get(parameter, {}).get(MASTER)
-            parameter.data = parameter.data.float() if master is None else master
-            parameter.grad = None if gradient is None else gradient.float()
+    def _in_float32(self) -> Iterator[dict[Tensor, Tensor]]:
+        """Put float32 values in the place of parameters in half, for torch's own code.
+
+        The parameters themselves stay untouched: gradients are shared among processes by hooks
+        that hang on them.
+        """
+        values = {
+            parameter: self._float32_value(parameter)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.dtype in HALF_FORMATS
+        }
+        self._replace(values)
         try:
-            yield halves
+            yield values
         finally:
-            for parameter, dtype in halves:
-                gradient, parameter.grad = parameter.grad, None
-                parameter.data = parameter.data.to(dtype)
-                parameter.grad = None if gradient is None else gradient.to(dtype)
+            self._replace({value: parameter for parameter, value in values.items()})
+
+    def _float32_value(self, parameter: Tensor) -> Tensor:
+        stored = self.state.get(parameter, {}).get(FLOAT32_VALUE)
+        return parameter.detach().float() if stored is None else stored
+
+    def _replace(self, substitutes: dict[Tensor, Tensor]) -> None:
+        for group in self.param_groups:
+            group["params"] = [substitutes.get(p, p) for p in group["params"]]
+        for old, new in substitutes.items():
+            if old in self.state:
+                self.state[new] = self.state.pop(old)
 
 
 class Adam(_Float32Steps, torch.optim.Adam):

@@ -244,10 +244,10 @@ class VQGAN(pl.LightningModule):
             on_video = self.video_discriminator(fake)
             g_image, g_video = generator_loss(on_frame), generator_loss(on_video)
             image_features = self._feature_loss(
-                self.image_discriminator, args.image_gan_weight, on_frame, real_frame
+                self.image_discriminator, args.image_gan_weight, on_frame, real_frame.to(fake)
             )
             video_features = self._feature_loss(
-                self.video_discriminator, args.video_gan_weight, on_video, video
+                self.video_discriminator, args.video_gan_weight, on_video, video.to(fake)
             )
         adversarial = args.image_gan_weight * g_image + args.video_gan_weight * g_video
         adversarial = gan_factor * adversarial
@@ -273,6 +273,7 @@ class VQGAN(pl.LightningModule):
         """The discriminators' losses, on detached reconstructions ``fake`` of ``video``."""
         args, gan_factor = self.args, self._gan_factor(step)
         fake = fake.detach()
+        video = video.to(fake)  # in the number format the discriminators have
         real_frame, fake_frame = _pick_frames(video, frame_index), _pick_frames(fake, frame_index)
         on_real_frame = self.image_discriminator(real_frame)
         on_real_video = self.video_discriminator(video)

@@ -21,12 +21,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tats.errors import UserError
 from tats.flags import check_writable, passthrough_trainer_settings
 from tats.training.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
+from tats.training.precision import choose_precision
 from tats.training.resume import CheckedOptimizerStates, SafeCheckpointIO
 from tats.weights.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
 DEFAULT_MAX_EPOCHS = 1000
 LOG_FOLDER = "lightning_logs"
 # What Lightning warns of though it is as it should be, or not ours to change.
@@ -196,13 +196,6 @@ def _choose_strategy(args: Namespace, stage: Stage, devices: Devices) -> str:
     return strategy
 
 
-def _choose_precision(args: Namespace, devices: Devices) -> str:
-    precision = PRECISIONS.get(args.precision, args.precision)
-    if precision.startswith("16") and devices.accelerator == "cpu":
-        raise UserError(f"--precision got {args.precision} on the CPU; expected 32 or bf16 there")
-    return precision
-
-
 # --- the Trainer ------------------------------------------------------------------------------
 
 
@@ -224,7 +217,6 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
         "accelerator": devices.accelerator,
         "devices": devices.devices,
         "strategy": _choose_strategy(args, stage, devices),
-        "precision": _choose_precision(args, devices),
         "sync_batchnorm": _wants_sync_batchnorm(args, devices),
         "use_distributed_sampler": args.use_distributed_sampler and args.replace_sampler_ddp,
         "enable_progress_bar": args.enable_progress_bar and args.progress_bar_refresh_rate != 0,
@@ -232,6 +224,11 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
         "callbacks": _callbacks(args, stage),
         "plugins": [SafeCheckpointIO()],
     }
+    precision = choose_precision(args.precision, devices.accelerator)
+    if isinstance(precision, str):
+        settings["precision"] = precision
+    else:
+        settings["plugins"].append(precision)
     if not stage.steps_by_hand:
         settings["gradient_clip_val"] = args.gradient_clip_val
         settings["accumulate_grad_batches"] = args.accumulate_grad_batches

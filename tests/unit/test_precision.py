@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from tiny import tiny_transformer, tiny_vqgan
+from pytorch_lightning.plugins.precision import MixedPrecision
+from tiny import VQGAN_FLAGS, tiny_transformer, tiny_vqgan
 from torch import nn
+from torch.utils.data import DataLoader
 
 from tats.models.codebook import Codebook
+from tats.models.lpips import LPIPS
+from tats.models.precision import Adam, AdamW
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
+from tats.training.precision import choose_precision
 
 CASTS = {
     "bfloat16": torch.bfloat16,
@@ -135,3 +142,124 @@ def test_a_vqgan_being_trained_encodes_and_decodes(way):
         codes = vqgan.encode(video)
         assert vqgan.decode(codes).shape == video.shape
         assert vqgan(video).video.shape == video.shape
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def train(model: pl.LightningModule, batches: list, precision: str, **flags: Any) -> pl.Trainer:
+    """Train for an epoch as the scripts do, in a format by its name; float16 has a scaler here."""
+    if precision == "16":
+        flags["plugins"] = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]
+    elif isinstance(chosen := choose_precision(precision, "cpu"), str):
+        flags["precision"] = chosen
+    else:
+        flags["plugins"] = [chosen]
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, **quiet, **flags)
+    trainer.fit(model, DataLoader(batches, batch_size=None))
+    return trainer
+
+
+PRECISIONS = ["32", "bf16", "16", "bf16-true", "64"]
+quietly = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@quietly
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_transformer_is_trained_on_the_codes_of_float32(precision):
+    vqgan = clustered_vqgan()
+    videos = torch.rand(3, 2, 3, 16, 16, 16) - 0.5
+    expected = [vqgan.encode(video).flatten(1) for video in videos]
+    model, seen = tiny_transformer(vqgan, unconditional=True), []
+    model.transformer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    trainer = train(model, [{"video": video} for video in videos], precision)
+    assert trainer.global_step == 3
+    for tokens, codes in zip(seen, expected, strict=True):
+        assert torch.equal(tokens[:, 1:], codes[:, :-1])  # a start token before, the last unread
+    assert len(torch.cat(expected).unique()) > 8
+    _check_moments(trainer)
+
+
+@quietly
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_vqgan_trains_in_every_format(precision, accumulate):
+    flags = {"discriminator_iter_start": 1, "gradient_clip_val": 1.0, "perceptual_weight": 1.0,
+             "gan_feat_weight": 4.0, "lr": 1e-2, "accumulate_grad_batches": accumulate}  # fmt: skip
+    vqgan = VQGAN({**VQGAN_FLAGS, **flags})
+    vqgan.perceptual_model = LPIPS()
+    before = {name: p.detach().float().clone() for name, p in vqgan.named_parameters()}
+    videos = torch.rand(4, 1, 3, 8, 16, 16) - 0.5
+    trainer = train(vqgan, [{"video": video} for video in videos], precision)
+    assert trainer.global_step == 4 // accumulate
+    for name, parameter in vqgan.named_parameters():
+        assert parameter.isfinite().all()
+        if name.startswith("perceptual_model."):
+            assert torch.equal(parameter, before[name])
+        elif parameter.ndim > 1:  # some biases have no effect before a norm
+            assert not torch.equal(parameter.detach().float(), before[name]), name
+    assert {buffer.dtype for buffer in vqgan.codebook.buffers()} == {torch.float32}
+    _check_moments(trainer)
+
+
+def _check_moments(trainer: pl.Trainer) -> None:
+    for optimizer in trainer.optimizers:
+        assert optimizer.state
+        for parameter, state in optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                assert state[name].dtype == torch.promote_types(parameter.dtype, torch.float32)
+
+
+# --- optimisers -------------------------------------------------------------------------------
+
+
+def _steps(optimizer: torch.optim.Optimizer, gradients: torch.Tensor) -> None:
+    (parameter,) = optimizer.param_groups[0]["params"]
+    for gradient in gradients:
+        parameter.grad = gradient.to(parameter.dtype)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_steps_too_small_for_half_precision_add_up(kind, dtype):
+    gradients = torch.randn(200, 5).to(dtype).float()
+    single, half = (torch.nn.Parameter(torch.ones(5, dtype=d)) for d in (torch.float32, dtype))
+    for parameter in (single, half):
+        _steps(kind([parameter], lr=1e-4), gradients)
+    assert not torch.equal(half, torch.ones_like(half))
+    assert torch.equal(half, single.to(dtype))
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_an_optimiser_of_half_precision_goes_on_exactly_where_it_was_saved(kind):
+    gradients = torch.randn(6, 5)
+    whole, first = (torch.nn.Parameter(torch.ones(5, dtype=torch.bfloat16)) for _ in range(2))
+    _steps(kind([whole], lr=1e-3), gradients)
+    saved = kind([first], lr=1e-3)
+    _steps(saved, gradients[:3])
+    second = torch.nn.Parameter(first.detach().clone())
+    resumed = kind([second], lr=1e-3)
+    resumed.load_state_dict(saved.state_dict())
+    _steps(resumed, gradients[3:])
+    assert torch.equal(second, whole)
+    # In float32 it goes on without the copies, which would soon be out of date.
+    single = torch.nn.Parameter(first.detach().float())
+    other = kind([single], lr=1e-3)
+    other.load_state_dict(saved.state_dict())
+    assert set(other.state[single]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_parameters_of_float32_are_stepped_as_torch_steps_them(kind):
+    gradients = torch.randn(6, 5)
+    ours, torchs = torch.nn.Parameter(torch.ones(5)), torch.nn.Parameter(torch.ones(5))
+    _steps(getattr(torch.optim, kind)([torchs], lr=1e-2), gradients)
+    optimizer, n_calls = {"Adam": Adam, "AdamW": AdamW}[kind]([ours], lr=1e-2), []
+    optimizer.register_step_pre_hook(lambda *_: n_calls.append(1))
+    _steps(optimizer, gradients)
+    assert torch.equal(ours, torchs)
+    assert len(n_calls) == 6  # a hook is called once a step
