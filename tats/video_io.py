@@ -76,7 +76,7 @@ def video_grid(clips: Tensor | np.ndarray, nrow: int | None = None) -> np.ndarra
         uint8 (T, nrow * (H + 1) + 1, columns * (W + 1) + 1, C): each clip is followed by one black
         pixel below and to its right, and one more closes the grid.
 
-    Source: SPEC's sampler outputs.
+    Source: the published samplers' video grids.
     """
     clips = np.asarray(clips)
     n_clips, n_frames, height, width, channels = clips.shape

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="session")
 def goldens() -> Path:
-    """Folder of the published code's reference outputs; skips where there is none."""
-    folder = Path(os.environ.get("TATS_GOLDENS", REPOSITORY.parent / "shared" / "goldens"))
+    """Folder of the published code's reference outputs; skips where none is named."""
+    named = os.environ.get("TATS_GOLDENS")
+    if not named:
+        pytest.skip("no reference outputs: set TATS_GOLDENS to their folder")
+    folder = Path(named)
     if not (folder / "configs.json").is_file():
-        pytest.skip(f"no reference outputs in {folder.name}: set TATS_GOLDENS to their folder")
+        pytest.fail(f"TATS_GOLDENS got {named}; expected the folder of the reference outputs")
     return folder
 
 

@@ -39,7 +39,7 @@ class FrameDataset(ClipDataset):
     Raises:
         UserError: no frames are found, a frame has no number, or all videos are too short.
 
-    Source: SPEC §7, FrameDataset; DEVIATIONS D7 and D23.
+    Source: docs/DATASETS.md, "What a clip is"; D7, D23.
     """
 
     def __init__(

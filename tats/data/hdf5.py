@@ -139,7 +139,7 @@ class HDF5Dataset(_HDF5Windows):
     Raises:
         UserError: the file has another content, or its videos are too short.
 
-    Source: SPEC §7, HDF5Dataset; DEVIATIONS D7.
+    Source: docs/DATASETS.md, "What a clip is"; D7.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class HDF5TextDataset(HDF5Dataset):
     Raises:
         UserError: the captions are missing or do not fit the videos.
 
-    Source: SPEC §7, HDF5 + text.
+    Source: docs/DATASETS.md, "Layouts".
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class HDF5TokenDataset(_HDF5Windows):
     Raises:
         UserError: the file has another content, or its videos are too short.
 
-    Source: SPEC §7, HDF5 tokens.
+    Source: docs/DATASETS.md, "What a clip is"; D7.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ def stft_clip(
     Raises:
         UserError: the array has another shape or range, or is too short.
 
-    Source: SPEC §7, AudioSet-Drums.
+    Source: docs/DATASETS.md, "What a clip is".
     """
     array = np.asarray(array)
     _check_stft(array, "STFT array")
@@ -127,7 +127,7 @@ class StftDataset(ClipDataset):
         UserError: the folder has no such layout, a video or spectrogram lacks its mate, or too
             few of the videos give clips.
 
-    Source: SPEC §7, AudioSet-Drums.
+    Source: docs/DATASETS.md, "What a clip is".
     """
 
     def __init__(

@@ -20,7 +20,7 @@ def preprocess(frames: Tensor | np.ndarray, resolution: int) -> Tensor:
     Returns:
         float32 (C, T, resolution, resolution) in [-0.5, 0.5].
 
-    Source: SPEC §7, all clips.
+    Source: docs/DATASETS.md, "What a clip is".
     """
     video = torch.as_tensor(frames).permute(0, 3, 1, 2).float() / 255  # (T, C, H, W)
     height, width = video.shape[-2:]

@@ -33,7 +33,7 @@ class VideoDataset(LabelledClips):
     Raises:
         UserError: the folder has no such layout, or too few of its videos give clips.
 
-    Source: SPEC §7, VideoDataset.
+    Source: docs/DATASETS.md, "What a clip is".
     """
 
     def __init__(

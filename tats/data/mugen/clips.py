@@ -90,7 +90,7 @@ class MugenDataset(ClipDataset):
     Raises:
         UserError: no clip is left, or a setting is out of range.
 
-    Source: SPEC §7, MUGEN; DEVIATIONS D14, D23, D25.
+    Source: docs/DATASETS.md, "What a clip is"; D14, D23, D25.
     """
 
     def __init__(

@@ -1,0 +1,179 @@
+"""What the documents promise: links lead somewhere, commands parse, numbers and names exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from load_script import REPOSITORY, load_script
+from small_models import small_gpt
+from torch import Tensor
+
+from tats.sampling import TokenFilter, Window, infill, sliding, spatial, whole
+from tats.sampling import decode as fill
+
+PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
+ROOMS = ("tats", "scripts", "benchmarks")
+SOURCES = [
+    *REPOSITORY.glob("*.py"),
+    *(f for room in ROOMS for f in (REPOSITORY / room).rglob("*.py")),
+]
+ELSEWHERE = ("SP" + "EC", "DES" + "IGN", "../sha" + "red", "house" + ".md", "differences" + ".md")
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(REPOSITORY))
+
+
+def read(page: str) -> str:
+    return (REPOSITORY / page).read_text(encoding="utf-8")
+
+
+def code_blocks(text: str, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_no_file_refers_to_a_document_outside_the_repository() -> None:
+    tests = sorted((REPOSITORY / "tests").rglob("*.py"))
+    found = [
+        f"{name(file)}: {word}"
+        for file in (*PAGES, *SOURCES, *tests)
+        for word in ELSEWHERE
+        if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", file.read_text(encoding="utf-8"))
+    ]
+    assert not found
+
+
+def headings(page: Path) -> set[str]:
+    """A page's anchors, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_inside_the_repository_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in headings(file), target
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Words of each ``python x.py …`` line of a page, its shell variables filled in."""
+    text = page.read_text(encoding="utf-8")
+    inline = [span for span in re.findall(r"`(python [^`]+)`", text) if ".py" in span]
+    shell: dict[str, str] = {}
+    blocks = "".join(code_blocks(text)).replace("\\\n", " ")
+    # A variable's value may go on over several lines.
+    lines = re.sub(r'"[^"]*"', lambda value: value[0].replace("\n", " "), blocks).splitlines()
+    for line in [*inline, *lines]:
+        if assigned := re.match(r"(\w+)=(.*)$", line):
+            shell[assigned[1]] = string.Template(assigned[2].strip('"')).safe_substitute(shell)
+        elif line.startswith("python ") and ".py" in line:
+            yield shlex.split(string.Template(line).safe_substitute(shell), comments=True)[1:]
+
+
+ALL_COMMANDS = [
+    pytest.param(command, id=f"{page.stem}-{number}-{Path(command[0]).stem}")
+    for page in PAGES
+    for number, command in enumerate(commands(page))
+]
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+def test_every_command_of_the_pages_is_understood(command: list[str]) -> None:
+    script, *flags = command
+    assert (REPOSITORY / script).is_file()
+    build_parser = getattr(load_script(script), "build_parser", None)
+    if build_parser is not None and flags:
+        build_parser().parse_args([flag for flag in flags if flag != "--help"])
+
+
+def test_the_pages_have_commands() -> None:
+    assert len(ALL_COMMANDS) >= 35
+
+
+def deviations() -> list[int]:
+    return [int(n) for n in re.findall(r"^\| D(\d+) \|", read("docs/DEVIATIONS.md"), re.MULTILINE)]
+
+
+def test_deviations_are_numbered_from_1_without_a_gap() -> None:
+    assert deviations() == list(range(1, len(deviations()) + 1))
+
+
+def test_every_deviation_that_is_cited_exists() -> None:
+    known = set(deviations())
+    for file in (*PAGES, *SOURCES):
+        cited = re.findall(r"\bD(\d{1,2})\b", file.read_text(encoding="utf-8"))
+        assert {int(number) for number in cited} <= known, name(file)
+
+
+def resolve(dotted: str) -> Any:
+    """Import the module a dotted name begins with, and look the rest up in it."""
+    words = dotted.split(".")
+    for end in range(len(words), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(words[:end]))
+        except ModuleNotFoundError:
+            continue
+        for word in words[end:]:
+            found = getattr(found, word)
+        return found
+    raise AssertionError(dotted)
+
+
+def test_every_name_said_to_be_here_is_here() -> None:
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", read("docs/NAMES.md"), re.MULTILINE)
+    here = [dotted for _, cell in rows for dotted in re.findall(r"tats(?:\.\w+)+", cell)]
+    assert len(here) >= 20
+    for dotted in here:
+        resolve(dotted)
+
+
+def algorithm() -> Callable[..., Tensor]:
+    """The lines of docs/SAMPLING.md, run as they stand there."""
+    (lines,) = [
+        block for block in code_blocks(read("docs/SAMPLING.md"), "python") if "def" in block
+    ]
+    assert len(lines.splitlines()) <= 10
+    scope: dict[str, Any] = {"torch": torch}
+    exec(lines, scope)
+    return scope["fill"]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [whole(11), sliding(6, 3, 2), spatial((3, 3, 3), (2, 2, 2), 1)],
+    ids=["whole", "sliding", "spatial"],
+)
+def test_the_algorithm_of_the_page_is_what_fill_does(schedule: list[Window]) -> None:
+    gpt = small_gpt(vocab_size=40)
+    canvas = torch.full((2, max(window.write[-1] for window in schedule) + 1), -1)
+    condition = torch.randint(40, (2, 1))
+    greedy = TokenFilter(temperature=0.0)
+    with torch.no_grad():
+        expected = algorithm()(gpt, canvas, condition, schedule)
+    assert torch.equal(fill(gpt, canvas, condition, schedule, token_filter=greedy), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule"),
+    [("whole", whole(4)), ("sliding", sliding(6, 1, 2)), ("infill", infill(9, 1, 4))],
+)
+def test_the_drawings_show_what_the_schedules_do(kind: str, schedule: list[Window]) -> None:
+    drawing = code_blocks(read("docs/SAMPLING.md").split(f"**`{kind}(", 1)[1])[0]
+    rows = [line.split()[2:] for line in drawing.splitlines() if line.startswith("window")]
+    assert len(rows) == len(schedule)
+    for window, row in zip(schedule, rows, strict=True):
+        for mark, indices in (("W", window.write), ("p", window.past), ("f", window.future)):
+            assert tuple(i for i, cell in enumerate(row) if cell == mark) == indices
