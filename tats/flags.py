@@ -92,6 +92,16 @@ def count_or_auto(text: str) -> int | str:
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a count or auto") from None
 
 
+def count_or_none(text: str) -> int | None:
+    """Read a count, or ``none``."""
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a count or none") from None
+
+
 def count_or_switch(text: str) -> int | bool:
     """Read a count of batches, or yes / no."""
     return int(text) if text.isdecimal() and text not in ("0", "1") else switch(text)
@@ -269,7 +279,7 @@ TRAINER_FLAGS = (
     Flag("gradient_clip_val",        float,  None,  "norm",      "largest gradient norm of a step"),
     Flag("accumulate_grad_batches",  int,    1,     "batches",   "batches per step"),
     Flag("val_check_interval",       count_or_fraction, None, "batches|fraction", "how often in an epoch to validate; absent = at its end"),
-    Flag("check_val_every_n_epoch",  int,    1,     "epochs",    "validate every n epochs"),
+    Flag("check_val_every_n_epoch",  count_or_none, 1, "epochs|none", "validate every n epochs; none = every --val_check_interval batches across epochs"),
     Flag("limit_train_batches",      count_or_fraction, None, "batches|fraction", "part of the training data an epoch uses; absent = all"),
     Flag("limit_val_batches",        count_or_fraction, None, "batches|fraction", "part of the validation data to use; absent = all"),
     Flag("limit_test_batches",       count_or_fraction, None, "batches|fraction", "part of the test data to use; absent = all"),

@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tats.errors import UserError
 from tats.flags import check_writable, passthrough_trainer_settings
 from tats.training.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
+from tats.training.first import first_alone
 from tats.training.precision import choose_precision
 from tats.training.resume import CheckedOptimizerStates, SafeCheckpointIO
 from tats.weights.checkpoint import read_checkpoint
@@ -38,6 +39,7 @@ EXPECTED_WARNINGS = (
 )
 # Ways to share work that Lightning 1.5 knew and today's does not.
 FORGOTTEN_STRATEGIES = ("dp", "ddp2", "horovod", "ddp_sharded", "ddp_sharded_spawn")
+DDP_STRATEGIES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 # Flags that reach the Trainer under their own name and with their own meaning.
 SAME_MEANING = (
     "num_nodes",
@@ -191,7 +193,7 @@ def _choose_strategy(args: Namespace, stage: Stage, devices: Devices) -> str:
     if strategy is None:
         strategy = "ddp" if devices.count * args.num_nodes > 1 else "auto"
     # Each of the two optimisers leaves the other's parameters without a gradient.
-    if strategy in ("ddp", "ddp_spawn") and stage.steps_by_hand:
+    if strategy in DDP_STRATEGIES and stage.steps_by_hand:
         strategy += "_find_unused_parameters_true"
     return strategy
 
@@ -296,7 +298,8 @@ def fit(
         UserError: the checkpoint or the data cannot be used, or the output folder not written.
     """
     checkpoint = find_resume_checkpoint(args, stage)
-    data.prepare_data()  # bad data are met before anything is written
+    with first_alone(args.data_path or ".", f"indexing {args.data_path}"):
+        data.prepare_data()  # bad data are met before anything is written
     if not args.fast_dev_run:
         check_writable(args.default_root_dir or ".", "default_root_dir")
     try:

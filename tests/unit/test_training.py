@@ -169,6 +169,25 @@ def test_flags_reach_the_trainer(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_validation_can_come_every_so_many_batches_across_epochs(tmp_path):
+    quiet = f"--default_root_dir {tmp_path} --progress_bar_refresh_rate 0"
+    command = f"--check_val_every_n_epoch none --val_check_interval 4 --max_epochs 2 {quiet}"
+    parser = new_parser("a test")
+    add_trainer_flags(parser)
+    args = parser.parse_args(f"{command} --num_sanity_val_steps 0".split())
+    args.data_path = None
+    validated_after: list[int] = []
+
+    class Checked(Slope):
+        def validation_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> None:
+            self.log("val/loss", self.weight)
+            if batch_index == 0:
+                validated_after.append(self.trainer.global_step)
+
+    fit(build_trainer(args, TRANSFORMER_STAGE), Checked(), NoiseData(5), args, TRANSFORMER_STAGE)
+    assert validated_after == [4, 8]  # of two epochs of five
+
+
 def test_without_limits_training_takes_a_thousand_epochs_as_before():
     assert build_trainer(trainer_args(), VQGAN_STAGE).max_epochs == 1000
 
@@ -185,8 +204,10 @@ def test_several_processes_use_ddp_and_the_vqgan_tells_it_of_idle_parameters():
     vqgan_strategy = build_trainer(args, VQGAN_STAGE).strategy
     assert vqgan_strategy._ddp_kwargs == {"find_unused_parameters": True}
     assert build_trainer(args, TRANSFORMER_STAGE).strategy._ddp_kwargs == {}
-    named = build_trainer(trainer_args("--devices 2 --strategy ddp"), VQGAN_STAGE).strategy
-    assert named._ddp_kwargs == {"find_unused_parameters": True}
+    for name in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook"):
+        named = trainer_args(f"--accelerator cpu --devices 2 --strategy {name}")
+        strategy = build_trainer(named, VQGAN_STAGE).strategy
+        assert strategy._ddp_kwargs == {"find_unused_parameters": True}, name
 
 
 @pytest.mark.parametrize(
