@@ -7,7 +7,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +26,24 @@ MAX_FAILED_SHARE = 0.1  # of the clips read so far; checked once MIN_FAILURES ha
 MIN_FAILURES = 20
 
 
+class Batch(TypedDict, total=False):
+    """What readers give of a clip, each kind of data its own part; batches add the axis B.
+
+    Ranges are those the models see. T, H, W are the frames, rows and columns of ``ClipSpec``.
+    """
+
+    # entry: shape, type, range | who reads it
+    video: Tensor  # (B, C, T, H, W) float32 in [-0.5, 0.5], one-hot maps 0 or 1 | all models …
+    # … with --vtokens (B, t, h, w) int64, codes | the transformer
+    label: Tensor  # (B,) int64, number of the class | class-conditional transformers
+    text: Tensor  # (B, L) int64, tokens of the caption, then zeros | transformers of captions
+    stft: Tensor  # (B, 1, T, 64, 16) float32 in [-1, 1] | STFT-VQGANs, transformers of sounds
+    start: Tensor  # (B,) int64, first frame of the window in its video | the sampler of sounds
+    cbox: Tensor  # (B, 4) int64, y0 y1 x0 x1 of a crop in cells | --vtokens_pos transformers
+    tbox: Tensor  # (B, 2) int64, t0 t1 likewise; no reader here gives it | the same
+    video_smap: Tensor  # as video: the map beside it (--smap_cond) | nobody here
+
+
 class ClipKey(NamedTuple):
     """One draw from a dataset: which item, in which epoch. An int alone means epoch 0."""
 
@@ -33,7 +51,7 @@ class ClipKey(NamedTuple):
     epoch: int = 0
 
 
-class ClipDataset(Dataset[dict[str, Tensor]], ABC):
+class ClipDataset(Dataset[Batch], ABC):
     """Clips whose random choices depend on (seed, epoch, index) alone.
 
     So a batch is the same whatever the number of workers or processes, and however often the run
@@ -53,7 +71,7 @@ class ClipDataset(Dataset[dict[str, Tensor]], ABC):
         """Count the items of an epoch."""
 
     @abstractmethod
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         """Read one item.
 
         Args:
@@ -67,7 +85,7 @@ class ClipDataset(Dataset[dict[str, Tensor]], ABC):
             DecodeError: the item cannot be read.
         """
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
         """Read the item of an index or ``ClipKey``; another one, drawn at random, if it fails.
 
         Raises:

@@ -132,11 +132,12 @@ def read_frames(
         raise DecodeError(f"{path}: {error}") from error
 
 
-def read_video(path: str | Path) -> np.ndarray:
-    """Decode all frames of a video.
+def read_video(path: str | Path, n_frames: int | None = None) -> np.ndarray:
+    """Decode a video from its beginning.
 
     Args:
         path: a video file.
+        n_frames: how many frames at most; None for all.
 
     Returns:
         uint8 (T, H, W, 3).
@@ -145,7 +146,7 @@ def read_video(path: str | Path) -> np.ndarray:
         DecodeError: the file cannot be read.
     """
     times = frame_times(path)
-    return read_frames(path, times, 0, len(times))
+    return read_frames(path, times, 0, len(times[:n_frames]))
 
 
 def _read_after_seek(

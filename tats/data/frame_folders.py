@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from tats.data.clips import ClipDataset, check_enough_videos
+from tats.data.clips import Batch, ClipDataset, check_enough_videos
 from tats.data.decoding import DecodeError
 from tats.errors import UserError
 from tats.randomness import draw
@@ -74,7 +74,7 @@ class FrameDataset(ClipDataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         start = 0
         if self.sequence_length != WHOLE_VIDEO:
             n_starts = len(self.videos[index]) - self._window_span + 1

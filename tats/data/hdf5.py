@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tats.data.clips import ClipDataset, check_enough_videos
+from tats.data.clips import Batch, ClipDataset, check_enough_videos
 from tats.data.decoding import DecodeError
 from tats.data.transforms import preprocess
 from tats.errors import UserError
@@ -167,7 +167,7 @@ class HDF5Dataset(_HDF5Windows):
                 "(frames, height, width, 3) (--vtokens reads codes)"
             )
 
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         frames = self.window(index, draw(int(self.n_starts[index]), generator))
         return {"video": preprocess(frames, self.resolution)}
 
@@ -211,7 +211,7 @@ class HDF5TextDataset(HDF5Dataset):
         captions = _read_captions(self.store)
         self.captions = [captions[video] for video in self.videos]
 
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         item = super().clip(index, generator)
         captions = self.captions[index]
         return {**item, "text": self.tokenize(captions[draw(len(captions), generator)])}
@@ -259,7 +259,7 @@ class HDF5TokenDataset(_HDF5Windows):
                 f"{resolution}"
             )
 
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         start = draw(int(self.n_starts[index]), generator)
         top = left = 0
         if self.side < self.resolution:
@@ -267,7 +267,7 @@ class HDF5TokenDataset(_HDF5Windows):
             left = draw(self.resolution - self.side + 1, generator)
         return self.crop(index, start, top, left)
 
-    def crop(self, index: int, start: int, top: int, left: int) -> dict[str, Tensor]:
+    def crop(self, index: int, start: int, top: int, left: int) -> Batch:
         """Read one crop.
 
         Args:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tats.clip_spec import STFT_SIZE
-from tats.data.clips import ClipDataset, check_enough_videos
+from tats.data.clips import Batch, ClipDataset, check_enough_videos
 from tats.data.decoding import VIDEO_SUFFIXES, DecodeError, read_frames
 from tats.data.sound import cut_sound, read_sound
 from tats.data.transforms import preprocess
@@ -161,7 +161,7 @@ class StftDataset(ClipDataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         stft = read_stft(self.pairs[index].stft)
         start = self._draw_start(index, stft, generator)
         frames = read_frames(

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tats.data.clips import LabelledClips, check_enough_videos
+from tats.data.clips import Batch, LabelledClips, check_enough_videos
 from tats.data.decoding import VIDEO_SUFFIXES, read_frames
 from tats.data.transforms import preprocess
 from tats.data.video_index import index_videos
@@ -83,7 +82,7 @@ class VideoDataset(LabelledClips):
     def labels(self) -> np.ndarray:
         return np.repeat(self._file_labels, np.diff(self._first_clip))
 
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         number = int(np.searchsorted(self._first_clip, index, side="right")) - 1
         frames = read_frames(
             self.index.files[number],

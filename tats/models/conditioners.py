@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ class Conditioner(Protocol):
     """Turns one kind of condition into tokens.
 
     Attributes:
-        batch_key: entry of a batch that holds the condition.
+        batch_key: entry of a batch that holds the condition; None where there is none.
         vocab_size: number of condition tokens, 0 where they share the video's.
         n_tokens: condition tokens of one sample (L).
     """
 
     @property
-    def batch_key(self) -> str: ...
+    def batch_key(self) -> str | None: ...
 
     @property
     def vocab_size(self) -> int: ...
@@ -37,8 +38,8 @@ class Conditioner(Protocol):
     @property
     def n_tokens(self) -> int: ...
 
-    def encode(self, condition: Tensor) -> Tensor:
-        """Turn a batch's condition into tokens (B, L) int64."""
+    def encode(self, condition: Shaped[Tensor, "B ..."]) -> Int[Tensor, "B L"]:
+        """Turn a batch's condition into tokens."""
         ...
 
 
@@ -47,12 +48,12 @@ class Unconditional:
     """A single start token; it needs no vocabulary of its own."""
 
     sos_token: int = 0
-    batch_key: str = field(default="video", init=False)  # only its batch size is used
+    batch_key: None = field(default=None, init=False)
     vocab_size: int = field(default=0, init=False)
     n_tokens: int = field(default=1, init=False)
 
-    def encode(self, condition: Tensor) -> Tensor:
-        """One start token (B, 1) per entry of ``condition``."""
+    def encode(self, condition: Shaped[Tensor, "B ..."]) -> Int[Tensor, "B 1"]:
+        """Give one start token per entry of ``condition``, whatever that holds."""
         shape = (len(condition), 1)
         return torch.full(shape, self.sos_token, dtype=torch.int64, device=condition.device)
 
@@ -65,8 +66,8 @@ class ClassLabel:
     batch_key: str = field(default="label", init=False)
     n_tokens: int = field(default=1, init=False)
 
-    def encode(self, condition: Tensor) -> Tensor:
-        """Labels (B,) or (B, 1) as tokens (B, 1)."""
+    def encode(self, condition: Shaped[Tensor, "B ..."]) -> Int[Tensor, "B 1"]:
+        """Take labels (B,) or (B, 1) as tokens."""
         return condition.long().view(len(condition), 1)
 
 
@@ -78,8 +79,8 @@ class Text:
     batch_key: str = field(default="text", init=False)
     vocab_size: int = field(default=TEXT_VOCABULARY, init=False)
 
-    def encode(self, condition: Tensor) -> Tensor:
-        """Caption tokens (B, L), as they are."""
+    def encode(self, condition: Shaped[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """Take caption tokens as they are."""
         return condition.long()
 
 
@@ -101,6 +102,6 @@ class Sound:
         return math.prod(self.vqgan.latent_shape)
 
     @torch.no_grad()
-    def encode(self, condition: Tensor) -> Tensor:
-        """Spectrograms (B, 1, T, 64, 16) in [-1, 1] as tokens (B, L)."""
+    def encode(self, condition: Float[Tensor, "B 1 T 64 16"]) -> Int[Tensor, "B L"]:
+        """Encode spectrograms in [-1, 1]."""
         return rearrange(self.vqgan.encode(condition), "b t h w -> b (t h w)")

@@ -274,7 +274,7 @@ class Net2NetTransformer(pl.LightningModule):
         video = batch[self.first_stage_key]
         logits, target = self(
             video,
-            batch[self.conditioner.batch_key] if not self.unconditional else video,
+            batch[self.conditioner.batch_key or self.first_stage_key],
             cbox=batch.get("cbox") if self.args.vtokens_pos else None,
             tbox=batch.get("tbox") if self.args.vtokens_pos else None,
         )

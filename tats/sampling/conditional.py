@@ -74,7 +74,7 @@ def _sampler(args: Namespace, model: Net2NetTransformer, level: GivenLevel) -> V
 
 
 def _check_kind(model: Net2NetTransformer, kind: str) -> None:
-    found = "nothing" if model.unconditional else model.conditioner.batch_key
+    found = model.conditioner.batch_key or "nothing"
     if found != kind:
         raise UserError(
             f"--gpt_ckpt got a model conditioned on {found}; expected one trained with "

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tats.data.decoding import VIDEO_SUFFIXES, DecodeError, frame_times, read_frames
+from tats.data.decoding import VIDEO_SUFFIXES, DecodeError, read_video
 from tats.data.frame_folders import list_frame_folders
 from tats.data.transforms import preprocess
 from tats.errors import UserError
@@ -77,8 +77,7 @@ def _read(path: Path, n_frames: int) -> np.ndarray:
                 f"--prime got {path}; expected a folder of frames, .npy or one of "
                 f"{', '.join(VIDEO_SUFFIXES)}"
             )
-        times = frame_times(path)
-        return read_frames(path, times, 0, min(n_frames, len(times)))
+        return read_video(path, n_frames)
     except (OSError, ValueError, DecodeError) as error:
         if isinstance(error, UserError):
             raise

@@ -38,7 +38,7 @@ def test_the_loss_is_the_cross_entropy_of_the_video_tokens_alone(kind):
     model = MODELS[kind]()
     batch = batch_for(model)
     codes = model.encode_to_z(batch["video"])[1]
-    condition = model.encode_to_c(batch[model.conditioner.batch_key])[1]
+    condition = model.encode_to_c(batch[model.conditioner.batch_key or "video"])[1]
     assert condition.shape == (2, model.conditioner.n_tokens)
     offset = {"unconditional": 0, "label": 5, "text": 49408, "stft": 16}[kind]
     assert model.cond_vocab_size == offset

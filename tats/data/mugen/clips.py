@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tats.clip_spec import uses_mugen
-from tats.data.clips import ClipDataset, check_enough_videos
+from tats.data.clips import Batch, ClipDataset, check_enough_videos
 from tats.data.decoding import DecodeError
 from tats.data.mugen import Game, Renderer, describe
 from tats.data.mugen.files import ClipFile, find_clips, read_annotations
@@ -131,7 +131,7 @@ class MugenDataset(ClipDataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def clip(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def clip(self, index: int, generator: torch.Generator) -> Batch:
         clip = self.clips[index]
         try:
             game = Game.load(clip.path)
@@ -155,9 +155,9 @@ class MugenDataset(ClipDataset):
             item["text"] = self._tokens(clip, game, start, generator)
         return item
 
-    def _pictures(self, game: Game, start: int) -> dict[str, Tensor]:
+    def _pictures(self, game: Game, start: int) -> Batch:
         shown = range(start, start + self.min_frames, self.sample_every_n_frames)
-        item = {}
+        item: Batch = {}
         if self.content == "frames":
             item["video"] = self._frames(game, shown)
         elif self.content == "map":
