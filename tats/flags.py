@@ -265,6 +265,9 @@ TRANSFORMER_FLAGS = (
     Flag("cond_stage_key",               str,    "label", "",       "what the transformer is conditioned on", ConditionKey),
 )
 
+SEED = Flag("seed", int, 1234, "0..2^32-1", "seed of every random number")
+PRECISION = Flag("precision", str, "32", "32|bf16|16|64|bf16-true|16-true", "number format of the forward and backward pass")
+
 TRAINER_FLAGS = (
     Flag("gpus",                     str,    None,  "count|ids", "GPUs: 8, \"0,2\", -1 for all; 0 or absent = CPU"),
     Flag("num_nodes",                int,    1,     "machines",  "machines that train together"),
@@ -273,7 +276,7 @@ TRAINER_FLAGS = (
     Flag("accelerator",              str,    None,  "",          "cpu, gpu or auto; absent = what --gpus says"),
     Flag("strategy",                 str,    None,  "",          "how processes share the work, such as ddp"),
     Flag("sync_batchnorm",           switch, False, "",          "share batch-norm statistics between GPUs"),
-    Flag("precision",                str,    "32",  "32|bf16|16|64|bf16-true|16-true", "number format of the forward and backward pass"),
+    PRECISION,
     Flag("max_steps",                int,    -1,    "steps",     "stop after this many steps; -1 = no limit"),
     Flag("max_epochs",               int,    None,  "epochs",    "stop after this many epochs; absent = 1000 unless --max_steps is set"),
     Flag("gradient_clip_val",        float,  None,  "norm",      "largest gradient norm of a step"),
@@ -298,7 +301,7 @@ TRAINER_FLAGS = (
     Flag("profiler",                 str,    None,  "",          "simple or advanced"),
     Flag("replace_sampler_ddp",      switch, True,  "",          "give every process its own part of the data"),
     # ours
-    Flag("seed",                     int,    1234,  "",          "seed of every random number"),
+    SEED,
     Flag("checkpoint_every_n_steps", int,    None,  "steps",     "how often to keep a checkpoint; absent = as published"),
 )
 
@@ -309,6 +312,7 @@ VQGAN_CKPT  = Flag("vqgan_ckpt",  str,    None,             "path",   "trained V
 SAVE        = Flag("save",        str,    "./results/tats", "path",   "folder of the results")
 DATASET     = Flag("dataset",     str,    "ucf101",         "",       "ucf101, sky, taichi, mugen, drum, or a name of your own")
 N_SAMPLE    = Flag("n_sample",    int,    2048,             "clips",  "clips to sample")
+SAMPLE_LENGTH = Flag("sample_length", int, 256,             "latent frames", "length of a clip")
 RUN         = Flag("run",         int,    0,                "",       "which samples of --seed: run 1 makes the --n_sample that follow those of run 0")
 SAVE_VIDEOS = Flag("save_videos", switch, False,            "",       "write the clips as videos too")
 COMPUTE_FVD = Flag("compute_fvd", switch, False,            "",       "compare the clips with those of --data_path")
@@ -322,9 +326,9 @@ I3D_PATH     = Flag("i3d_path",     str,   None, "path",    "I3D weights for --c
 PRIME_FRAMES = Flag("prime_frames", int,   0,    "frames",  "frames of --prime to keep; 0 = what there is, up to half the video")
 
 COMMON_SAMPLING_FLAGS = (  # ours
-    Flag("seed",        int,    0,      "0..2^32-1", "which samples: sample i of a seed is always the same; two seeds share no sample"),
+    SEED.but(default=0, help="which samples: sample i of a seed is always the same; two seeds share no sample"),
     Flag("temperature", float,  1.0,    "0 or more", "what the logits are divided by before a token is drawn; 0 = always the likeliest"),
-    Flag("precision",   str,    "32",   "",     "number format of the transformer and the decoder", SamplingPrecision),
+    PRECISION.but(unit="", help="number format of the transformer and the decoder", choices=SamplingPrecision),
     Flag("weights",     str,    "full", "",     "full = in --precision; int8 = in 8 bits, faster on a CPU, slightly other samples", WeightFormat),
     Flag("device",      str,    "auto", "",     "device to sample on, such as cpu or cuda:0; auto = the GPU where there is one"),
     Flag("save_codes",  switch, False,  "",     "write the codes too: codes.npy, int32 (n, t, h, w), beside clips.npy"),
@@ -375,7 +379,7 @@ LONG_SAMPLING_FLAGS = (
     TOP_K,
     TOP_P,
     N_SAMPLE.but(default=100),
-    Flag("sample_length", int, 256, "latent frames", "length of a clip"),
+    SAMPLE_LENGTH,
     DATASET,
     *SLIDING_FLAGS,
 )
@@ -391,7 +395,7 @@ HIERARCHICAL_SAMPLING_FLAGS = (
     TOP_K,
     TOP_P.but(default=0.8),
     N_SAMPLE,
-    Flag("sample_length", int, 64, "latent frames", "steps from the first latent frame to the last, a multiple of 4: a clip has sample_length + 1 latent frames"),
+    SAMPLE_LENGTH.but(default=64, help="steps from the first latent frame to the last, a multiple of 4: a clip has sample_length + 1 latent frames"),
     DATASET.but(default="taichi", help="taichi, sky, or a name of your own"),
     COMPUTE_FVD,
     *SLIDING_FLAGS,

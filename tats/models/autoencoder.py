@@ -11,19 +11,19 @@ needs, so nothing is computed twice and memory does not grow with the clip.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-NormType = Literal["group", "batch"]
-PaddingType = Literal["replicate", "constant", "reflect", "circular"]
+from tats.flags import Norm, Padding
+
 Size3 = tuple[int, int, int]
 
-NORM_TYPES: tuple[str, ...] = get_args(NormType)
-PADDING_TYPES: tuple[str, ...] = get_args(PaddingType)
+NORM_TYPES: tuple[str, ...] = get_args(Norm)
+PADDING_TYPES: tuple[str, ...] = get_args(Padding)
 NORM_GROUPS = 32
 
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DiscriminatorLoss = Literal["hinge", "vanilla"]
+from tats.flags import DiscriminatorLoss
+
 DISCRIMINATOR_LOSSES: tuple[str, ...] = get_args(DiscriminatorLoss)
 
 KERNEL = 4

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from load_script import load_script
 from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
 
 from tats.clip_spec import STFT_SIZE, ClipSpec, uses_mugen
@@ -126,6 +127,15 @@ def test_a_models_clip_outlives_the_name_of_its_folder(tmp_path):
     torch.save(content, tmp_path / "v.ckpt")
     assert load_vqgan(tmp_path / "v.ckpt").latent_shape == (4, 4, 4)
     assert VQGAN.load_from_checkpoint(tmp_path / "v.ckpt").latent_shape == (4, 4, 4)
+
+
+def test_a_clip_survives_slimming(tmp_path, capsys):
+    clip = ClipSpec(32, 32, 16, 3, "video")
+    vqgan = VQGAN({"n_hiddens": 16}, clip=clip)
+    vqgan.codebook.N.fill_(1.0)
+    path = save_checkpoint(vqgan, tmp_path / "vqgan.ckpt")
+    load_script("scripts/slim_checkpoint.py").main([str(path), str(tmp_path / "v.safetensors")])
+    assert load_vqgan(tmp_path / "v.safetensors").clip == clip
 
 
 def test_the_clip_given_is_what_a_model_trains_on(tmp_path):

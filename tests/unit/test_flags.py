@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import builtins
+import inspect
 import os
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -169,6 +172,17 @@ def test_every_flag_is_explained_and_declared_once(group):
     names = [action.dest for action in parser._actions]
     assert len(names) == len(set(names))
     assert all(action.help for action in parser._actions)
+
+
+def test_a_flag_of_many_scripts_is_written_down_once():
+    calls = [
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(flags)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Flag"
+    ]
+    names = Counter(ast.literal_eval(call.args[0]) for call in calls)
+    assert len(names) > 100
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_a_switch_may_be_given_bare_or_with_a_value():
