@@ -103,6 +103,19 @@ def test_the_pages_have_commands() -> None:
     assert len(ALL_COMMANDS) >= 35
 
 
+def test_every_file_and_test_that_architecture_names_exists() -> None:
+    spans = re.findall(r"`([\w./]+)`", read("docs/ARCHITECTURE.md"))
+    files = [span for span in spans if re.match(r"(tats|tests|scripts)/", span)]
+    assert len(files) >= 15
+    assert not [file for file in files if not (REPOSITORY / file).exists()]
+    everything = "".join(
+        f.read_text(encoding="utf-8") for f in (REPOSITORY / "tests").rglob("*.py")
+    )
+    tests = [span for span in spans if span.startswith("test_")]
+    assert len(tests) >= 10
+    assert not [test for test in tests if f"def {test}(" not in everything]
+
+
 def deviations() -> list[int]:
     return [int(n) for n in re.findall(r"^\| D(\d+) \|", read("docs/DEVIATIONS.md"), re.MULTILINE)]
 
