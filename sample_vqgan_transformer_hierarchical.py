@@ -40,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampler = hierarchical_sampler(args, key_model, fill_model, args.sample_resolution)
         meter = None
         if args.compute_fvd and rank() == 0:
-            n_frames, height, _ = sampler.clip_shape
-            real = like_sampled(args, n_frames=n_frames, resolution=height)
-            meter = fvd_meter(real, n_frames=n_frames, device=sampler.device)
+            real = like_sampled(args, sampler.clip_shape)
+            meter = fvd_meter(real, sampler.clip_shape, sampler.device)
         result = write_samples(
             sampler,
             args,

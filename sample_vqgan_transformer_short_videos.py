@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampler = short_sampler(args, place_model(model, args.device, args.precision))
         meter = None
         if args.compute_fvd and rank() == 0:
-            meter = fvd_meter(args, n_frames=sampler.clip_shape[0], device=sampler.device)
+            meter = fvd_meter(args, sampler.clip_shape, sampler.device)
         result = write_samples(
             sampler,
             args,

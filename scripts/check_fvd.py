@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import frechet_distance, load_i3d
 from tats.flags import new_parser
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 @torch.inference_mode()
-def noise_features(i3d: nn.Module, seed: int, device: str) -> Tensor:
+def noise_features(i3d: nn.Module, seed: int, device: torch.device) -> Tensor:
     """Compute the features of 128 clips of noise, (128, 400)."""
     random, features = np.random.RandomState(seed), []
     for _ in tqdm(range(N_CLIPS // CLIPS_PER_PASS), desc=f"noise of seed {seed}", unit="pass"):
@@ -53,9 +54,7 @@ def noise_features(i3d: nn.Module, seed: int, device: str) -> Tensor:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compute the figure, print it, and judge it."""
     args = build_parser().parse_args(argv)
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(args.device)
     source = i3d_source(args.i3d_path)
     i3d = load_i3d(args.i3d_path).to(device)
     start = time.perf_counter()
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "fvd": fvd,
         "original": ORIGINAL_FVD,
         "seconds_per_clip": (time.perf_counter() - start) / (2 * N_CLIPS),
-        "device": device,
+        "device": str(device),
         "weights": dataclasses.asdict(source),
     }
     print(json.dumps(result))

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from tats.clip_spec import ClipSpec
 from tats.data import ClipDataset, VideoData
 from tats.data.decoding import DecodeError, frame_times, read_frames
+from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
@@ -222,17 +223,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if (args.real is None) == (args.data_path is None):
         raise UserError("--real: got both or neither of --real and --data_path; expected one")
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(args.device)
     source = i3d_source(args.i3d_path)
     fake = open_clips(args.fake, "--fake", args)
     real = open_clips(args.real, "--real", args) if args.real else DatasetClips(args)
     n_clips = check_sets(args, fake, real)
-    try:
-        i3d = I3DFeatures(load_i3d(args.i3d_path).to(device))
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: got {device} ({str(error).splitlines()[0]})") from None
+    i3d = I3DFeatures(load_i3d(args.i3d_path).to(device))
     features = [
         run_features(i3d, clips, draw(len(clips), n_clips, args.repeats, seed), args.batch_size, s)
         for clips, seed, s in ((fake, args.seed, "fake clips"), (real, args.seed + 1, "real clips"))

@@ -19,13 +19,16 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from tats.data import VideoData
+from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
+from tats.evaluation.scores import psnr
 from tats.flags import add_data_flags, new_parser
 from tats.models.transformer import Net2NetTransformer, load_transformer
 from tats.models.vqgan import VQGAN, load_vqgan
@@ -46,12 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--shuffle_condition", action="store_true", help="also score clips with others' conditions"
     )
     parser.add_argument("--n_clips", type=int, default=256, help="test clips to measure on")
+    parser.add_argument("--device", default="auto", help="auto = the GPU where there is one")
     parser.add_argument("--grid", type=Path, help="video of clips beside their reconstructions")
     return parser
 
 
-def held_out_batches(args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
-    """Give ``--n_clips`` test clips spread over the whole split, in batches."""
+def held_out_batches(args: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Give ``--n_clips`` test clips spread over the whole split, in batches on a device."""
     dataset = VideoData(args).dataset(train=False)
     n_clips = min(args.n_clips, len(dataset))
     if args.shuffle_condition and n_clips % args.batch_size == 1:
@@ -62,7 +66,11 @@ def held_out_batches(args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
         indices = [indices[number] for number in order]
     for start in tqdm(range(0, n_clips, args.batch_size), desc="measuring", unit="batch"):
         items = [dataset[index] for index in indices[start : start + args.batch_size]]
-        yield torch.utils.data.default_collate(items)
+        batch = torch.utils.data.default_collate(items)
+        yield {
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
 
 
 class HeldOutFigures:
@@ -80,14 +88,13 @@ class HeldOutFigures:
         self.psnr, self.loss = 0.0, 0.0
 
     @torch.no_grad()
-    def add(self, batch: dict[str, Tensor]) -> Tensor:
+    def add(self, batch: dict[str, Any]) -> Tensor:
         """Measure one batch; returns its reconstructions (B, C, T, H, W)."""
         video = batch["video"]
         codes = self.vqgan.encode(video)
         reconstruction = self.vqgan.decode(codes).clamp(-0.5, 0.5)
-        mse = (reconstruction - video).square().mean(dim=(1, 2, 3, 4))
-        self.psnr += float((-10 * mse.clamp_min(1e-10).log10()).sum())
-        self.counts += torch.bincount(codes.flatten(), minlength=self.vqgan.n_codes)
+        self.psnr += float(psnr(video, reconstruction, peak=1.0).sum())
+        self.counts += torch.bincount(codes.flatten(), minlength=self.vqgan.n_codes).cpu()
         if self.model is not None:
             loss = float(self.model.shared_step(batch, 0)[0])
             self.loss += loss * len(video)
@@ -137,19 +144,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.n_clips < 1:
         raise UserError(f"--n_clips got {args.n_clips}; expected 1 or more")
-    vqgan = load_vqgan(args.vqgan_ckpt, flag="--vqgan_ckpt")
+    device = choose_device(args.device)
+    vqgan = load_vqgan(args.vqgan_ckpt, flag="--vqgan_ckpt").to(device)
     model = None
     if args.gpt_ckpt:
-        model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt, args.stft_vqgan_ckpt)
+        model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt, args.stft_vqgan_ckpt).to(device)
     check_shuffling(args, model)
     figures = HeldOutFigures(vqgan, model, shuffle_condition=args.shuffle_condition)
     shown = []
-    for batch in held_out_batches(args):
-        shown.append(torch.stack([batch["video"], figures.add(batch)], dim=1))
+    for batch in held_out_batches(args, device):
+        reconstruction = figures.add(batch)
+        if args.grid:
+            pair = (to_uint8(video).cpu() for video in (batch["video"], reconstruction))
+            shown.append(torch.stack(list(pair), dim=1))
     if args.grid:
-        pairs = torch.cat(shown)
+        pairs = torch.cat(shown)  # (n, 2, T, H, W, C)
         chosen = torch.linspace(0, len(pairs) - 1, min(GRID_CLIPS, len(pairs))).round().long()
-        columns = to_uint8(pairs[chosen].transpose(0, 1).flatten(0, 1))  # originals, then copies
+        columns = pairs[chosen].transpose(0, 1).flatten(0, 1)  # originals, then copies
         write_video(args.grid, video_grid(columns, nrow=2), GRID_FPS)
     print(json.dumps(figures.summary()))
 

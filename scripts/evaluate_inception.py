@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
 from tats.evaluation.c3d import C3D, N_FRAMES, load_c3d
 from tats.evaluation.scores import coherence, inception_score
@@ -85,14 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     videos = open_videos(args.clips)
     if not 1 <= args.n_splits <= len(videos):
         raise UserError(f"--n_splits: got {args.n_splits}; expected 1 to {len(videos)}")
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    c3d = load_c3d(args.c3d_weights, args.c3d_mean)
-    try:
-        c3d = c3d.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: got {device} ({str(error).splitlines()[0]})") from None
+    device = choose_device(args.device)
+    c3d = load_c3d(args.c3d_weights, args.c3d_mean).to(device)
     probabilities = clip_probabilities(c3d, videos, args.batch_size)
     result: dict[str, Any] = {"n_videos": len(videos), "n_frames": videos.shape[1]}
     if probabilities.shape[1] == 1:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from tats.clip_spec import ClipSpec
 from tats.data import VideoData
+from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
@@ -117,15 +118,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure the reconstructions and print one line of JSON."""
     args = build_parser().parse_args(argv)
     check_args(args)
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    vqgan = load_vqgan(args.vqgan_ckpt, flag="--vqgan_ckpt").eval()
-    i3d, lpips = load_i3d(args.i3d_path), load_lpips(args.vgg16_path)
-    try:
-        vqgan, i3d, lpips = vqgan.to(device), i3d.to(device), lpips.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: got {device} ({str(error).splitlines()[0]})") from None
+    device = choose_device(args.device)
+    vqgan = load_vqgan(args.vqgan_ckpt, flag="--vqgan_ckpt").to(device).eval()
+    i3d, lpips = load_i3d(args.i3d_path).to(device), load_lpips(args.vgg16_path).to(device)
     figures = ReconstructionFigures(vqgan, I3DFeatures(i3d), lpips)
     for video in clip_batches(args):
         figures.add(video)

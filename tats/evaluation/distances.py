@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tats.errors import UserError
 
+Array = Tensor | np.ndarray
 
-def frechet_distance(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> float:
+
+def frechet_distance(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> float:
     """Compute the Fréchet distance of two Gaussians fitted to two sets.
 
     Works in float64 and with fewer samples than dimensions, where the covariances are singular.
 
     Args:
-        first: (n, d) features.
-        second: (m, d) features.
+        first: features of one set, on any device.
+        second: features of the other.
 
     Returns:
         |mean difference|² + tr(C₁ + C₂ - 2 (C₁C₂)^½), covariances with n - 1.
@@ -35,12 +38,12 @@ def frechet_distance(first: Tensor | np.ndarray, second: Tensor | np.ndarray) ->
     return float(mean_gap + x_root.square().sum() + y_root.square().sum() - 2 * cross)
 
 
-def polynomial_mmd(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> float:
+def polynomial_mmd(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> float:
     """Compute the unbiased squared maximum mean discrepancy with kernel (x·y/d + 1)³.
 
     Args:
-        first: (n, d) features.
-        second: (m, d) features.
+        first: features of one set, on any device.
+        second: features of the other.
 
     Returns:
         The estimate, in float64; it can be negative where the sets are alike.
@@ -55,22 +58,22 @@ def polynomial_mmd(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> f
     return float(within - 2 * _kernel(x, y).mean())
 
 
-def _covariance_root(x: Tensor) -> Tensor:
-    """(n, d) → R (min(n, d), d) with RᵀR the unbiased covariance."""
+def _covariance_root(x: Float[Tensor, "n d"]) -> Float[Tensor, "r d"]:
+    """R, of min(n, d) rows, with RᵀR the unbiased covariance."""
     centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
     return torch.linalg.qr(centred, mode="r").R
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
+def _kernel(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _mean_off_diagonal(kernel: Tensor) -> Tensor:
+def _mean_off_diagonal(kernel: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
     n = len(kernel)
     return (kernel.sum() - kernel.diagonal().sum()) / (n * (n - 1))
 
 
-def _checked_pair(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+def _checked_pair(first: Array, second: Array) -> tuple[Tensor, Tensor]:
     x, y = (torch.as_tensor(features).detach().cpu().double() for features in (first, second))
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1]:
         raise UserError(

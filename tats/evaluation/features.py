@@ -7,13 +7,15 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from tats.errors import UserError
 from tats.evaluation.i3d import FRAME_SIZE, MIN_FRAMES
 
-Clips = Tensor | np.ndarray
+Array = Tensor | np.ndarray
+Clips = UInt8[Array, "B T H W 3"]
 
 
 class I3DFeatures:
@@ -31,14 +33,14 @@ class I3DFeatures:
         self.clips_per_pass = clips_per_pass
 
     @torch.inference_mode()
-    def __call__(self, clips: Clips) -> Tensor:
+    def __call__(self, clips: Clips) -> Float[Tensor, "B 400"]:
         """Compute the features of a batch.
 
         Args:
-            clips: uint8 (B, T, H, W, 3), T >= 9, any H and W.
+            clips: T >= 9, any H and W.
 
         Returns:
-            float32 (B, 400), on the CPU.
+            float32, on the CPU.
 
         Raises:
             UserError: another shape or type.
@@ -54,16 +56,16 @@ class I3DFeatures:
 
     def collect(
         self, batches: Iterable[Clips], n_clips: int | None = None, *, description: str = ""
-    ) -> Tensor:
+    ) -> Float[Tensor, "n 400"]:
         """Compute the features of a stream of batches, holding no more than one of them.
 
         Args:
-            batches: each uint8 (B, T, H, W, 3); B may vary.
+            batches: B may vary.
             n_clips: use exactly the first ``n_clips`` of the stream; default all.
             description: label of the progress bar; none is shown without it.
 
         Returns:
-            float32 (n_clips, 400), in the order of the stream.
+            float32, on the CPU, in the order of the stream.
 
         Raises:
             UserError: the stream ends before ``n_clips``, or a batch has another shape or type.
@@ -87,14 +89,11 @@ class I3DFeatures:
         return torch.cat(features)  # (n_clips, 400)
 
 
-def preprocess(clips: Tensor) -> Tensor:
+def preprocess(clips: UInt8[Tensor, "B T H W 3"]) -> Float[Tensor, "B 3 T 224 224"]:
     """Resize and rescale as the published metric does.
 
-    Args:
-        clips: uint8 (B, T, H, W, 3).
-
     Returns:
-        float32 (B, 3, T, 224, 224) in [-1, 1]: bilinear, corners not aligned, no antialiasing.
+        float32 in [-1, 1]: bilinear, corners not aligned, no antialiasing.
     """
     n_clips = len(clips)
     frames = clips.flatten(0, 1).permute(0, 3, 1, 2).float()  # (B*T, 3, H, W)
@@ -102,7 +101,7 @@ def preprocess(clips: Tensor) -> Tensor:
     return (frames / 255 * 2 - 1).unflatten(0, (n_clips, -1)).transpose(1, 2)
 
 
-def _checked(clips: Clips) -> Tensor:
+def _checked(clips: Array) -> UInt8[Tensor, "B T H W 3"]:
     clips = torch.as_tensor(clips)
     if clips.dtype != torch.uint8 or clips.dim() != 5 or clips.shape[-1] != 3 or not len(clips):
         raise UserError(

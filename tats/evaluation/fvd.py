@@ -2,64 +2,77 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from argparse import Namespace
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
-from tats.clip_spec import ClipSpec
+from tats.clip_spec import ClipSpec, ShapeTHW
 from tats.data import VideoData
 from tats.errors import UserError
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
 from tats.evaluation.i3d import MIN_FRAMES
 from tats.flags import check_data_args, with_defaults
 from tats.video_io import to_uint8
+from tats.weights.pretrained import WeightSource, i3d_source
 
 log = logging.getLogger(__name__)
 
-FVD_BATCH = 8  # clips read together where the samplers' batch is automatic
+FVD_BATCH = 8  # clips that go through the network together
 MIN_CLIPS = 2  # a covariance needs two
-Features = Callable[[Tensor], Tensor]  # clips uint8 (B, T, H, W, 3) to (B, features)
 
 
 class FvdMeter:
-    """Compares clips with real ones; it keeps their features, never the clips.
+    """Compares clips with real ones; it keeps their features, not the clips.
 
     Args:
         features: the network.
-        real: features of the real clips, (n, features).
+        real: features of the real clips.
+        source: the network's weights, named beside the scores.
     """
 
-    def __init__(self, features: Features, real: Tensor) -> None:
-        self.features = features
-        self.real = real
+    def __init__(
+        self, features: I3DFeatures, real: Float[Tensor, "n d"], source: WeightSource
+    ) -> None:
+        self.features, self.real, self.source = features, real, source
+        self._waiting: list[Tensor] = []
         self._fake: list[Tensor] = []
 
-    def add(self, clips: Tensor) -> None:
-        """Take in the next clips, uint8 (B, T, H, W, 3)."""
-        self._fake.append(self.features(clips).cpu())
+    def add(self, clips: UInt8[Tensor, "B T H W 3"]) -> None:
+        """Take in the next clips, few or many."""
+        self._waiting += clips
+        while len(self._waiting) >= FVD_BATCH:
+            self._measure(FVD_BATCH)
 
     def scores(self) -> dict[str, Any]:
-        """Compare all clips so far: ``fvd``, ``kvd``, and the clips on each side."""
+        """Compare all clips so far: ``fvd``, ``kvd``, the clips on each side, I3D's weights."""
+        if self._waiting:
+            self._measure(len(self._waiting))
         fake = torch.cat(self._fake)
         return {
             "fvd": float(frechet_distance(self.real, fake)),
             "kvd": float(polynomial_mmd(self.real, fake)),
             "n_real": len(self.real),
             "n_fake": len(fake),
+            "i3d": dataclasses.asdict(self.source),
         }
 
+    def _measure(self, n_clips: int) -> None:
+        self._fake.append(self.features(torch.stack(self._waiting[:n_clips])))
+        del self._waiting[:n_clips]
 
-def fvd_meter(args: Namespace, *, n_frames: int, device: torch.device) -> FvdMeter:
+
+def fvd_meter(args: Namespace, clip_shape: ShapeTHW, device: torch.device) -> FvdMeter:
     """Load I3D and read the real clips: random ones of the training split.
 
     Args:
-        args: data flags and ``n_sample``.
-        n_frames: frames of a sampled clip.
+        args: data flags, ``n_sample`` and ``i3d_path``.
+        clip_shape: frames, height and width of a sampled clip.
         device: where I3D works.
 
     Returns:
@@ -68,58 +81,61 @@ def fvd_meter(args: Namespace, *, n_frames: int, device: torch.device) -> FvdMet
     Raises:
         UserError: the flags, the data or the weights do not allow a comparison.
 
-    Source: paper section 4.1; docs/DEVIATIONS.md D15.
+    Source: Ge et al. §4.1; docs/DEVIATIONS.md D15.
     """
     if args.batch_size == "auto":
         args = Namespace(**{**vars(args), "batch_size": FVD_BATCH})
     check_data_args(args)
-    if args.vtokens:
-        raise UserError("--compute_fvd got --vtokens; expected data with frames, not codes")
     if args.n_sample < MIN_CLIPS:
         raise UserError(
             f"--n_sample got {args.n_sample}; expected {MIN_CLIPS} or more for --compute_fvd"
         )
-    n_real_frames = ClipSpec.from_flags(args).frames
-    if n_real_frames != n_frames or n_frames < MIN_FRAMES:
-        raise UserError(
-            f"--sequence_length gives real clips of {n_real_frames} frames, sampled ones have "
-            f"{n_frames}; expected the same number, {MIN_FRAMES} or more"
-        )
-    features = I3DFeatures(load_i3d().to(device))
-    return FvdMeter(features, _real_features(args, features))
+    _check_comparable(ClipSpec.from_flags(args), clip_shape)
+    features = I3DFeatures(load_i3d(args.i3d_path).to(device), clips_per_pass=FVD_BATCH)
+    return FvdMeter(features, _real_features(args, features), i3d_source(args.i3d_path))
 
 
-def like_sampled(args: Namespace, *, n_frames: int, resolution: int) -> Namespace:
+def like_sampled(args: Namespace, clip_shape: ShapeTHW) -> Namespace:
     """Complete a sampler's few data flags so that real clips are as long and large as its own.
 
     Args:
         args: the sampler's flags.
-        n_frames: frames of a sampled clip.
-        resolution: side of a sampled clip in pixels.
+        clip_shape: frames, height and width of a sampled clip; a square one.
 
     Returns:
         All data flags, and the sampler's.
     """
+    n_frames, height, _ = clip_shape
     length = n_frames * args.sample_every_n_frames
-    return with_defaults({**vars(args), "sequence_length": length, "resolution": resolution})
+    return with_defaults({**vars(args), "sequence_length": length, "resolution": height})
 
 
-def _real_features(args: Namespace, features: Features) -> Tensor:
-    data = VideoData(args)
-    found: list[Tensor] = []
-    n_left = args.n_sample
-    with tqdm(total=n_left, unit="clip", desc="real clips") as progress:
-        for batch in data.train_dataloader():
-            clips = to_uint8(batch["video"][:n_left])
-            found.append(features(clips).cpu())
-            n_left -= len(clips)
-            progress.update(len(clips))
-            if n_left == 0:
-                break
-    if n_left:
+def _check_comparable(real: ClipSpec, clip_shape: ShapeTHW) -> None:
+    n_frames, height, width = clip_shape
+    if real.kind == "codes":
+        raise UserError("--compute_fvd got --vtokens; expected data with frames, not codes")
+    if real.channels != 3:
+        raise UserError(f"--compute_fvd got --image_channels {real.channels}; expected colour, 3")
+    if real.frames != n_frames or n_frames < MIN_FRAMES:
+        raise UserError(
+            f"--sequence_length gives real clips of {real.frames} frames, sampled ones have "
+            f"{n_frames}; expected the same number, {MIN_FRAMES} or more"
+        )
+    if (real.height, real.width) != (height, width):
+        raise UserError(
+            f"--resolution gives real clips of {real.height}×{real.width} pixels, sampled ones "
+            f"have {height}×{width}; expected the same size: give --resolution {height}"
+        )
+
+
+def _real_features(args: Namespace, features: I3DFeatures) -> Float[Tensor, "n d"]:
+    loader = VideoData(args).train_dataloader()
+    n_there = len(cast(Any, loader.sampler))
+    if n_there < args.n_sample:
         log.warning(
             "--data_path has %d clips; FVD compares these with the %d sampled",
-            args.n_sample - n_left,
+            n_there,
             args.n_sample,
         )
-    return torch.cat(found)
+    clips: Iterator[Tensor] = (to_uint8(batch["video"]) for batch in loader)
+    return features.collect(clips, min(n_there, args.n_sample), description="real clips")

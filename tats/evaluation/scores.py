@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple, cast
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tats.errors import UserError
 
 MAX_PSNR = 100.0  # dB, of equal clips: infinity would swallow every mean
+AnyClips = Float[Tensor, "B *clip"] | UInt8[Tensor, "B *clip"]
 _SMALLEST_PROBABILITY = 1e-7  # keeps the logarithm finite, as the published score does
 
 
@@ -24,16 +26,16 @@ class Coherence(NamedTuple):
     """How long videos keep to their first clip, for each clip of the video.
 
     Attributes:
-        ccs: (n_clips,), share of videos classified as their first clip is.
-        ics: (n_clips,), mean divergence of the class probabilities from those of the first clip.
+        ccs: share of videos classified as their first clip is.
+        ics: mean divergence of the class probabilities from those of the first clip.
     """
 
-    ccs: Tensor
-    ics: Tensor
+    ccs: Float[Tensor, " n_clips"]
+    ics: Float[Tensor, " n_clips"]
 
 
 class Fidelity(NamedTuple):
-    """How close reconstructions are to the clips, one value a clip, each (B,).
+    """How close reconstructions are to the clips, one value a clip.
 
     Attributes:
         psnr: peak signal-to-noise ratio, dB, over the whole clip; at most 100.
@@ -41,16 +43,16 @@ class Fidelity(NamedTuple):
         lpips: perceptual distance, mean over frames; NaN where no network was given.
     """
 
-    psnr: Tensor
-    ssim: Tensor
-    lpips: Tensor
+    psnr: Float[Tensor, " B"]
+    ssim: Float[Tensor, " B"]
+    lpips: Float[Tensor, " B"]
 
 
-def inception_score(probabilities: Tensor, n_splits: int = 1) -> InceptionScore:
+def inception_score(probabilities: Float[Tensor, "n classes"], n_splits: int = 1) -> InceptionScore:
     """Compute exp(mean KL(p ‖ mean p)).
 
     Args:
-        probabilities: (n, classes), rows that sum to 1.
+        probabilities: rows that sum to 1.
         n_splits: number of equal parts scored on their own; the published figure has one.
 
     Returns:
@@ -75,12 +77,11 @@ def inception_score(probabilities: Tensor, n_splits: int = 1) -> InceptionScore:
     return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
 
 
-def coherence(probabilities: Tensor) -> Coherence:
+def coherence(probabilities: Float[Tensor, "n_videos n_clips classes"]) -> Coherence:
     """Compute the class and the inception coherence scores of long videos.
 
     Args:
-        probabilities: (n_videos, n_clips, classes) of consecutive clips; as published 64 clips
-            of 16 frames each.
+        probabilities: of consecutive clips; as published 64 clips of 16 frames each.
 
     Returns:
         CCS_t = mean[argmax p_t = argmax p_0] and ICS_t = mean KL(p_t ‖ p_0).
@@ -88,7 +89,7 @@ def coherence(probabilities: Tensor) -> Coherence:
     Raises:
         UserError: rows are no probabilities.
 
-    Source: paper section 4.3.
+    Source: Ge et al. §4.3.
     """
     probabilities = _checked_probabilities(probabilities)
     first = probabilities[:, :1]
@@ -96,11 +97,27 @@ def coherence(probabilities: Tensor) -> Coherence:
     return Coherence(same_class.double().mean(0), _divergence(probabilities, first).mean(0))
 
 
-def fidelity(real: Tensor, fake: Tensor, lpips: nn.Module | None = None) -> Fidelity:
+def psnr(real: AnyClips, fake: AnyClips, *, peak: float) -> Float[Tensor, " B"]:
+    """Compute the peak signal-to-noise ratio of each clip, in dB; at most ``MAX_PSNR``.
+
+    Args:
+        real: clips.
+        fake: what is compared with them.
+        peak: the largest difference there can be: 255 of uint8, 1 of models' clips.
+    """
+    error = ((real.float() - fake.float()) / peak).square().flatten(1).mean(1)
+    return -10 * error.clamp_min(10 ** (-MAX_PSNR / 10)).log10()
+
+
+def fidelity(
+    real: UInt8[Tensor, "B T H W C"],
+    fake: UInt8[Tensor, "B T H W C"],
+    lpips: nn.Module | None = None,
+) -> Fidelity:
     """Compare reconstructions with the clips they are of.
 
     Args:
-        real: uint8 (B, T, H, W, C), H and W at least 11, C 1 or 3.
+        real: H and W at least 11, C 1 or 3.
         fake: the same shape.
         lpips: ``tats.models.lpips.load_lpips()``; fed on its own scale, [-1, 1].
 
@@ -124,8 +141,6 @@ def fidelity(real: Tensor, fake: Tensor, lpips: nn.Module | None = None) -> Fide
         )
     n_clips = len(real)
     x, y = (clips.flatten(0, 1).permute(0, 3, 1, 2).float() for clips in (real, fake))
-    error = (x - y).square().unflatten(0, (n_clips, -1)).flatten(1).mean(1)
-    psnr = -10 * (error / 255**2).clamp_min(10 ** (-MAX_PSNR / 10)).log10()
     similarity = cast(Tensor, ssim(y, x, data_range=255.0, reduction="none"))
     distance = torch.full((len(x),), float("nan"))
     if lpips is not None:
@@ -134,10 +149,12 @@ def fidelity(real: Tensor, fake: Tensor, lpips: nn.Module | None = None) -> Fide
     per_clip = [
         frames.unflatten(0, (n_clips, -1)).mean(1).cpu() for frames in (similarity, distance)
     ]
-    return Fidelity(psnr.cpu(), *per_clip)
+    return Fidelity(psnr(real, fake, peak=255).cpu(), *per_clip)
 
 
-def _divergence(p: Tensor, q: Tensor) -> Tensor:
+def _divergence(
+    p: Float[Tensor, "*n classes"], q: Float[Tensor, "*m classes"]
+) -> Float[Tensor, "*n"]:
     """KL(p ‖ q) over the last axis."""
     return (p * ((p + _SMALLEST_PROBABILITY).log() - (q + _SMALLEST_PROBABILITY).log())).sum(-1)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
+from tats.devices import choose_device
 from tats.errors import UserError
 from tats.flag_checks import INTERPOLATION_STRIDE
 from tats.flags import check_sliding_args
@@ -18,7 +19,6 @@ from tats.sampling.engines.prepared import PreparedGPT
 from tats.sampling.fill import Model
 from tats.sampling.pixels import FrameDecoder
 from tats.sampling.prime import prime_codes
-from tats.sampling.ranks import local_rank
 from tats.sampling.videos import Level, VideoSampler
 from tats.sampling.windows import Window, infill, sliding, spatial, whole
 
@@ -44,17 +44,16 @@ def place_model(model: Net2NetTransformer, device: str, precision: str) -> Net2N
     Raises:
         UserError: there is no such device, or it has no such precision.
     """
-    if device == "auto":
-        device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and precision == "16":
+    place = choose_device(device)
+    if place.type == "cpu" and precision == "16":
         raise UserError("--precision got 16 on a CPU; expected 32 or bf16, or a GPU")
     try:
-        model = model.to(torch.device(device))
-        if device == "cpu" and precision == "bf16" and not _multiplies_bfloat16():
+        model = model.to(place)
+        if place.type == "cpu" and precision == "bf16" and not _multiplies_bfloat16():
             model.transformer.to(PRECISIONS[precision])
             return model
         return model.to(PRECISIONS[precision])
-    except (RuntimeError, AssertionError) as error:
+    except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--device got {device}, which cannot be used ({reason})") from error
 

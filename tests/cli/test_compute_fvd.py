@@ -148,7 +148,7 @@ def test_sets_that_cannot_be_compared_are_refused_in_one_line(script, tmp_path, 
         (["--fake", fake, "--real", fake, "--n_clips", "7"], "--n_clips: got 7; expected 2 to 6"),
         (["--fake", fake, "--real", fake, "--n_clips", "1"], "--n_clips: got 1"),
         (["--fake", fake, "--real", fake, "--repeats", "2"], "--repeats: got 2 with --n_clips 6"),
-        (["--fake", fake, "--real", fake, "--device", "cuda:9"], "--device: got cuda:9"),
+        (["--fake", fake, "--real", fake, "--device", "cuda:9"], "--device got cuda:9"),
     ]
     for argv, message in pairs:
         line = refused(script, capsys, *argv)

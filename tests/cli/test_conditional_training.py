@@ -151,3 +151,5 @@ def test_conditions_that_are_not_there_cannot_be_shuffled(sound, capsys):
         "scripts/evaluate_heldout.py", f"{flags} --resolution 16 --shuffle_condition", capsys
     )
     assert "--shuffle_condition got no conditional model" in line
+    line = refused("scripts/evaluate_heldout.py", f"{flags} --device cuda:9", capsys)
+    assert "--device got cuda:9" in line

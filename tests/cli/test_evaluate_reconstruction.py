@@ -77,7 +77,7 @@ def test_a_perfect_reconstruction_scores_perfectly(script, command, capsys, monk
         (["--image_channels", "1"], "--vtokens, --image_channels: got False, 1"),
         (["--vqgan_ckpt", "nowhere.ckpt"], "--vqgan_ckpt"),
         (["--data_path", "nowhere"], "--data_path"),
-        (["--device", "cuda:9"], "--device: got cuda:9"),
+        (["--device", "cuda:9"], "--device got cuda:9"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(script, command, capsys, flags, message):

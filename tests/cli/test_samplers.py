@@ -12,7 +12,9 @@ import torch
 from load_script import load_script
 from sampler_runs import LONG, N_CLASSES, SHORT, command, refused, run, save_models
 
+from tats.evaluation import load_i3d
 from tats.video_io import write_video
+from tats.weights.pretrained import WeightSource
 
 
 @pytest.fixture(scope="module")
@@ -173,24 +175,31 @@ def small_dataset(folder: Path, n_videos: int = 3) -> Path:
 
 
 @pytest.fixture
-def pixel_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-in for I3D, whose weights a test cannot count on: mean colours."""
+def pixel_features(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Stand-in for I3D, whose weights a test cannot count on: mean colours of some frames.
 
-    class Features:
-        def __init__(self, network: torch.nn.Module) -> None: ...
+    The list is of the clips in each pass.
+    """
+    passes: list[int] = []
 
-        def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-            return clips.float().mean(dim=(2, 3)).flatten(1) / 255
+    class Colours(torch.nn.Module):
+        def forward(self, video: torch.Tensor) -> torch.Tensor:
+            passes.append(len(video))
+            return video[:, :, ::4].mean(dim=(3, 4)).flatten(1)
 
-    monkeypatch.setattr("tats.evaluation.fvd.load_i3d", lambda: torch.nn.Identity())
-    monkeypatch.setattr("tats.evaluation.fvd.I3DFeatures", Features)
+    source = WeightSource("test", "none", "0")
+    monkeypatch.setattr(
+        "tats.evaluation.fvd.load_i3d", lambda path: load_i3d(path) if path else Colours()
+    )
+    monkeypatch.setattr("tats.evaluation.fvd.i3d_source", lambda path: source)
+    return passes
 
 
 def test_fvd_compares_exactly_the_clips_it_was_asked_for(
     models: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    pixel_features: None,
+    pixel_features: list[int],
 ) -> None:
     data = small_dataset(tmp_path / "data")
     flags = shlex.split(
@@ -202,9 +211,12 @@ def test_fvd_compares_exactly_the_clips_it_was_asked_for(
     assert np.isfinite([result["fvd"], result["kvd"]]).all()
     record = json.loads((Path(result["clips"]).parent / "run.json").read_text())
     assert record["result"] == result
+    assert result["i3d"]["kind"] == "test"
     # Three videos of 17 frames hold six clips of 16; scores of seven say that one is missing.
     more = run(SHORT, [*command(models, tmp_path / "out"), *flags, "--n_sample", "7"], capsys)
     assert (more["n_fake"], more["n_real"]) == (7, 6)
+    # Real clips come as they are read, samples all together.
+    assert pixel_features == [3, 2, 5, 3, 3, 7]
 
 
 @pytest.mark.parametrize(
@@ -213,14 +225,16 @@ def test_fvd_compares_exactly_the_clips_it_was_asked_for(
         ("--n_sample 1", "--n_sample got 1"),
         ("--vtokens", "--compute_fvd got --vtokens"),
         ("--sequence_length 32", "real clips of 32 frames, sampled ones have 16"),
-        ("--data_path nowhere", "nowhere"),
+        ("", "real clips of 64×64 pixels, sampled ones have 16×16"),
+        ("--resolution 16 --i3d_path absent.pt", "absent.pt"),
+        ("--resolution 16 --data_path nowhere", "nowhere"),
     ],
 )
 def test_fvd_that_cannot_be_computed_is_refused_before_sampling(
     models: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    pixel_features: None,
+    pixel_features: list[int],
     flags: str,
     message: str,
 ) -> None:

@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = (
     (
         "tats.errors",
+        "tats.devices",
         "tats.paths",
         "tats.randomness",
         "tats.clip_spec",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tats.errors import UserError
 from tats.evaluation import c3d as c3d_module
 from tats.evaluation.c3d import C3D, load_c3d
-from tats.evaluation.scores import coherence, fidelity, inception_score
+from tats.evaluation.scores import coherence, fidelity, inception_score, psnr
 
 
 def test_sure_and_varied_predictions_score_the_number_of_classes():
@@ -74,6 +74,12 @@ def test_reconstruction_scores_follow_their_definitions():
     assert scores.ssim[0] == pytest.approx(1) and 0.5 < scores.ssim[1] < 0.9999
     assert scores.lpips.tolist() == pytest.approx([0, 10 / 127.5], rel=1e-4)
     assert fidelity(real, fake).lpips.isnan().all()
+
+
+def test_psnr_is_the_same_on_every_scale_of_values():
+    real, fake = torch.randint(0, 256, (2, 3, 3, 4, 16, 16), dtype=torch.uint8)
+    as_models_see_them = psnr(real / 255 - 0.5, fake / 255 - 0.5, peak=1)
+    assert torch.allclose(psnr(real, fake, peak=255), as_models_see_them, atol=1e-4)
 
 
 def test_reconstructions_of_another_shape_are_refused():
