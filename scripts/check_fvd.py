@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     print(json.dumps(result))
     if abs(fvd / ORIGINAL_FVD - 1) > TOLERANCE[source.kind]:
-        raise UserError(f"FVD: got {fvd:.6f}; expected {ORIGINAL_FVD}; the weights are others")
+        raise UserError(f"FVD: got {fvd:.6f}; expected {ORIGINAL_FVD}; these are other weights")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class FolderClips:
                 )
             return torch.from_numpy(read_frames(file, times, 0, self.n_frames))
         except DecodeError as error:
-            raise UserError(f"{self.flag}: {error}; remove the file or mend it") from None
+            raise UserError(f"{self.flag}: {error}; repair or remove the file") from None
 
 
 class DatasetClips:

@@ -6,7 +6,7 @@
     python scripts/download_checkpoints.py sky-ar sky-interp
 
 Afterwards, every flag that takes a checkpoint takes the name. What is there already is left alone;
-an interrupted download goes on where it stopped.
+an interrupted download continues where it stopped.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Writes ``OUT/video/{train,test}/x.mp4`` beside ``OUT/stft/{train,test}/x.pickle`
 a folder with ``train/`` and ``test/`` keeps that division; otherwise the last fifth of every
 video's pieces is for testing. They are cut into pieces of 90 frames at 30 frames a second (3 s),
 and the spectrograms of each piece, (90, 45, 17) in [0, 1], are computed as ``tats/data/sound.py``
-says. Run again, it goes on where it was.
+says. Run again, it continues where it stopped.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
     python scripts/quickstart.py            # or: make quickstart
 
-Runs the commands a user would run, one after the other, each printed before it starts. Stopped,
-it goes on where it was; a step that is done is not done again.
+Runs the commands a user would run, one after the other, each printed before it starts. When
+interrupted, it continues where it stopped; a finished step is not repeated.
 """
 
 from __future__ import annotations

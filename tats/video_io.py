@@ -1,4 +1,4 @@
-"""Clips on disk, and the one place where the models' [-0.5, 0.5] meets the files' uint8."""
+"""Writing clips, and turning the models' [-0.5, 0.5] into the files' uint8 and back."""
 
 from __future__ import annotations
 

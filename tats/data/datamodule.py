@@ -234,5 +234,5 @@ def _check_colour(args: Namespace) -> None:
 
 def _labels(dataset: ClipDataset) -> np.ndarray:
     if not isinstance(dataset, LabelledClips):
-        raise UserError("--balanced_sampler needs class labels, which these data have not")
+        raise UserError("--balanced_sampler needs class labels, which these data do not have")
     return dataset.labels()

@@ -25,7 +25,7 @@ class I3DFeatures:
         """Wrap a network.
 
         Args:
-            i3d: what ``load_i3d`` returns, on the device that shall do the work.
+            i3d: what ``load_i3d`` returns, on the device to compute on.
             clips_per_pass: clips that go through the network together; bounds the memory. On a
                 CPU, 2 to 8 are about equally fast and 1 is much slower.
         """

@@ -242,7 +242,7 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
 
 
 def _max_epochs(args: Namespace) -> int | None:
-    """End somewhere even where no limit is set."""
+    """Limit a run that no flag limits, as Lightning 1.5 did."""
     unlimited = args.max_epochs is None and args.max_steps == -1 and args.max_time is None
     return DEFAULT_MAX_EPOCHS if unlimited else args.max_epochs
 

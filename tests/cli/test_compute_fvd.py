@@ -188,6 +188,6 @@ def test_the_check_against_the_original_fails_where_the_weights_are_others(monke
         script.main(["--device", "cpu"])
     printed = capsys.readouterr()
     fvd = json.loads(printed.out)["fvd"]
-    assert "the weights are others" in printed.err
+    assert "these are other weights" in printed.err
     monkeypatch.setattr(script, "ORIGINAL_FVD", fvd)
     script.main(["--device", "cpu"])
