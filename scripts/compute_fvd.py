@@ -59,6 +59,7 @@ class Clips(Protocol):
 
     n_frames: int
     n_workers: int
+    size: tuple[int, int] | None  # height and width; None where videos may differ
 
     def __len__(self) -> int: ...
 
@@ -82,7 +83,8 @@ class NpyClips:
                 f"{flag}: got {self.array.dtype} {self.array.shape} in {path}; expected uint8 "
                 "(n, T, H, W, 3)"
             )
-        self.n_frames = self.array.shape[1]
+        _, self.n_frames, height, width, _ = self.array.shape
+        self.size: tuple[int, int] | None = (height, width)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -98,6 +100,7 @@ class FolderClips:
         found = sorted(folder.rglob("*"))
         self.files = [file for file in found if file.suffix.lower() in VIDEO_SUFFIXES]
         self.flag, self.n_frames, self.n_workers = flag, n_frames, n_workers
+        self.size: tuple[int, int] | None = None
         if not self.files:
             raise UserError(f"{flag}: got {folder} without videos; expected {VIDEO_SUFFIXES}")
 
@@ -126,7 +129,9 @@ class DatasetClips:
         if args.vtokens:
             raise UserError("--data_path: got --vtokens; expected data with frames, not codes")
         self.dataset: ClipDataset = VideoData(args).dataset(train=True)
-        self.n_frames, self.n_workers = ClipSpec.from_flags(args).frames, args.num_workers
+        spec = ClipSpec.from_flags(args)
+        self.n_frames, self.n_workers = spec.frames, args.num_workers
+        self.size: tuple[int, int] | None = (spec.height, spec.width)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -201,6 +206,12 @@ def check_sets(args: argparse.Namespace, fake: Clips, real: Clips) -> int:
         raise UserError(
             f"--fake: got clips of {fake.n_frames} frames and real ones of {real.n_frames}; "
             f"expected the same number, at least {MIN_FRAMES} (--sequence_length)"
+        )
+    if fake.size and isinstance(real, DatasetClips) and fake.size != real.size:
+        (height, width), side = fake.size, args.resolution
+        raise UserError(
+            f"--resolution: gives real clips of {side}×{side} pixels, --fake has {height}×{width}; "
+            f"expected the same size: give --resolution {height}"
         )
     most = min(len(fake), len(real))
     n_clips = most if args.n_clips is None else args.n_clips

@@ -120,10 +120,10 @@ def test_real_clips_may_come_from_a_datasets_training_split(script, tmp_path, ca
     for split in ("train", "test"):
         write_videos(tmp_path / "data" / split / "walk", 3, n_frames=18)
     fake = save(tmp_path / "fake.npy", clips(12, 0))
-    result = run(
-        script, capsys, "--fake", fake, "--data_path", str(tmp_path / "data"), "--resolution", "16"
-    )
+    flags = ["--fake", fake, "--data_path", str(tmp_path / "data"), "--resolution"]
+    result = run(script, capsys, *flags, "12")
     assert result["n_clips"] == 9  # three videos of 18 frames hold nine windows of 16
+    assert "real clips of 16×16 pixels, --fake has 12×12" in refused(script, capsys, *flags, "16")
 
 
 def test_sets_that_cannot_be_compared_are_refused_in_one_line(script, tmp_path, capsys):
