@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from pytorch_lightning import seed_everything
 
-from tats.data import VideoData
-from tats.data.mugen.clips import check_mugen_channels
+from tats.data import VideoData, check_channels
 from tats.errors import one_line_errors
 from tats.flags import (
     add_data_flags,
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log.warning("--stft_data: spectrograms have one channel, so --image_channels is 1")
         args.image_channels = 1
     check_vqgan_args(args)
-    check_mugen_channels(args)
+    check_channels(args)
     trainer = build_trainer(args, VQGAN_STAGE)
     args.lr = vqgan_learning_rate(args)
 

@@ -1,7 +1,7 @@
 """Datasets of clips, and the module that chooses among them by a run's flags."""
 
 from tats.data.clips import Batch, ClipDataset, ClipKey, ClipSampler, LabelledClips
-from tats.data.datamodule import VideoData
+from tats.data.datamodule import VideoData, check_channels
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
 from tats.data.stft import StftDataset
@@ -20,4 +20,5 @@ __all__ = [
     "StftDataset",
     "VideoData",
     "VideoDataset",
+    "check_channels",
 ]

@@ -19,7 +19,7 @@ from tats.data.decoding import DecodeError
 from tats.errors import UserError
 from tats.randomness import draw, epoch_generator, item_generator
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5  # clips tried for one item before giving up
 MAX_FAILED_SHARE = 0.1  # of the clips read so far; checked once MIN_FAILURES have failed
@@ -111,7 +111,7 @@ class ClipDataset(Dataset[Batch], ABC):
     def _count_failure(self, reason: str) -> None:
         self.n_failed += 1
         if self.n_failed <= 10 or self.n_failed % 100 == 0:
-            logger.warning("clip skipped (number %d of this process): %s", self.n_failed, reason)
+            log.warning("clip skipped (number %d of this process): %s", self.n_failed, reason)
         if self.n_failed >= MIN_FAILURES and self.n_failed > MAX_FAILED_SHARE * self.n_read:
             raise UserError(
                 f"--data_path: {self.n_failed} of {self.n_read} clips cannot be read, the last "
@@ -219,4 +219,4 @@ def check_enough_videos(
     if n_unreadable > max(3, n_videos // 10) or 2 * n_unreadable > n_videos:
         raise UserError(f"--data_path: {folder} is damaged ({counts}); check or remove the files")
     if n_unreadable or n_short:
-        logger.warning("%s: %s; these are left out", folder, counts)
+        log.warning("%s: %s; these are left out", folder, counts)

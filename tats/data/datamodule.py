@@ -21,13 +21,12 @@ from tats.clip_spec import ClipSpec, uses_mugen
 from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
-from tats.data.mugen.clips import mugen_dataset
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.errors import UserError
 from tats.flags import check_data_args, with_defaults
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class VideoData(LightningDataModule):
@@ -136,7 +135,7 @@ def existing_data_path(args: Namespace) -> Path:
     Raises:
         UserError: it does not exist, or is an empty folder.
     """
-    root = Path(args.data_path)
+    root = Path(args.data_path).expanduser()
     if not root.exists():
         raise UserError(
             f"--data_path got {root}, which does not exist; expected a dataset folder or an HDF5 "
@@ -145,6 +144,18 @@ def existing_data_path(args: Namespace) -> Path:
     if root.is_dir() and not any(root.iterdir()):
         raise UserError(f"--data_path got {root}, which is empty; expected a dataset folder")
     return root
+
+
+def check_channels(args: Namespace) -> None:
+    """Check that a VQGAN of ``--image_channels`` fits the clips, as far as the flags tell.
+
+    Raises:
+        UserError: it does not.
+    """
+    if uses_mugen(args):
+        from tats.data.mugen.clips import check_mugen_channels
+
+        check_mugen_channels(args)
 
 
 def open_dataset(args: Namespace, train: bool) -> ClipDataset:
@@ -175,9 +186,11 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
         return HDF5Dataset(path=root, **common)
     if uses_mugen(args):
         _refuse(args, root, "vtokens", "stft_data", "image_folder")
+        from tats.data.mugen.clips import mugen_dataset  # its renderer is for MUGEN alone
+
         if not (args.coinrun_assets or args.get_text_only):
             _say_that_sprites_are_drawn()
-        return mugen_dataset(args, train=train)
+        return mugen_dataset(args, root, train=train)
     _refuse(args, root, "vtokens", "text_cond")
     if args.stft_data:
         _refuse(args, root, "image_folder")
@@ -191,7 +204,7 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
 
 @functools.cache  # once, not for every split
 def _say_that_sprites_are_drawn() -> None:
-    logger.warning(
+    log.warning(
         "MUGEN's games are drawn with sprites of our own: the clips look different from MUGEN's, "
         "so neither its models nor its FVD can be compared; --coinrun_assets takes MUGEN's sprites"
     )

@@ -18,7 +18,7 @@ try:
 except ImportError:  # see _frames_without_pyav
     av = None  # type: ignore[assignment]
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".webm")
 # A seek may land after the wanted frame when frames are stored out of order; no codec in use
@@ -256,4 +256,4 @@ def _imageio_frames(path: str | Path) -> Iterator[np.ndarray]:
 
 @functools.cache
 def _say_reader(name: str) -> None:
-    logger.warning("PyAV cannot be imported: videos are read by %s, from their first frame", name)
+    log.warning("PyAV cannot be imported: videos are read by %s, from their first frame", name)

@@ -17,7 +17,7 @@ from tats.errors import UserError
 from tats.randomness import draw
 from tats.video_io import to_float
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 WHOLE_VIDEO = -1
@@ -118,7 +118,7 @@ def frame_split_folder(root: Path, train: bool) -> Path:
     }
     wanted = "train" if train else "test"
     if not any(halves.values()):
-        logger.warning("%s has no train/ and test/ folders: both splits use all its frames", root)
+        log.warning("%s has no train/ and test/ folders: both splits use all its frames", root)
         return root
     if len(halves[wanted]) != 1:
         found = ", ".join(folder.name for folder in halves[wanted]) or "none"

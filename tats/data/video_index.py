@@ -18,7 +18,7 @@ from tats.data.decoding import DecodeError, frame_times
 from tats.errors import UserError
 from tats.paths import atomic_path, cache_dir
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CACHE_NAME = ".tats_index.npz"
 FORMAT_VERSION = 1
@@ -98,7 +98,7 @@ def _probe(
         try:
             return frame_times(folder / stamp.name)
         except DecodeError as error:
-            logger.warning("unreadable video: %s", error)
+            log.warning("unreadable video: %s", error)
             return _NO_FRAMES
 
     stamps = list(stamps)
@@ -131,7 +131,7 @@ def _load_cache(folder: Path) -> dict[FileStamp, np.ndarray]:
                 per_file = np.split(stored["times"], np.cumsum(stored["counts"])[:-1])
                 return dict(zip(stamps, per_file, strict=True))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            logger.warning("%s is damaged (%s) and will be made again", file, error)
+            log.warning("%s is damaged (%s) and will be made again", file, error)
     return {}
 
 
@@ -151,5 +151,5 @@ def _save_cache(folder: Path, known: Mapping[FileStamp, np.ndarray]) -> None:
                 np.savez_compressed(temporary, **content)
             return
         except UserError as error:
-            logger.info("the index of %s goes elsewhere: %s", folder, error)
-    logger.warning("the index of %s cannot be kept: it is made again at every start", folder)
+            log.info("the index of %s goes elsewhere: %s", folder, error)
+    log.warning("the index of %s cannot be kept: it is made again at every start", folder)

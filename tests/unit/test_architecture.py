@@ -183,6 +183,17 @@ def test_parsing_a_command_line_loads_neither_models_nor_data(module):
 
 
 @pytest.mark.slow
+def test_no_script_loads_a_renderer_before_it_is_asked_for_games():
+    scripts = ", ".join({path.stem for path in REPOSITORY.glob("*.py")} - {"setup"})
+    code = f"import sys, {scripts}; print('tats.data.mugen.renderer' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == "False"
+
+
+@pytest.mark.slow
 def test_every_module_imports_without_torchvision_and_without_printing():
     modules = ", ".join(repr(name) for name in _all_modules())
     code = (

@@ -189,3 +189,10 @@ def test_an_error_in_a_data_loading_process_is_still_one_line(
         main()
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert "error: --data_path: 5 clips in a row cannot be read" in last_line
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(videos.parent))
+    assert VideoData(data_args("~/data")).class_names == ["cats", "dogs"]

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tats.clip_spec import uses_mugen
 from tats.data.clips import Batch, ClipDataset, check_enough_videos
 from tats.data.decoding import DecodeError
 from tats.data.mugen import Game, Renderer, describe
@@ -24,7 +23,7 @@ from tats.randomness import draw
 from tats.text import tokenize
 from tats.video_io import to_float
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Content = Literal["frames", "map", "mixed", "mixed_agent", "none"]
 
@@ -235,11 +234,14 @@ class MugenDataset(ClipDataset):
 def check_mugen_channels(args: Namespace) -> None:
     """Check that a VQGAN has as many channels as MUGEN's clips have with these flags.
 
+    Args:
+        args: data flags that name MUGEN.
+
     Raises:
         UserError: it has not.
     """
     mixed = args.get_mixed_rgb_smap or args.get_mixed_rgb_smap_mugen_only
-    if not uses_mugen(args) or (args.smap_only and not args.use_onehot_smap):
+    if args.smap_only and not args.use_onehot_smap:
         return  # grey maps come in any number of channels
     n_channels = 3
     if mixed and args.use_onehot_smap:
@@ -255,11 +257,12 @@ def check_mugen_channels(args: Namespace) -> None:
         )
 
 
-def mugen_dataset(args: Namespace, *, train: bool) -> MugenDataset:
+def mugen_dataset(args: Namespace, root: Path, *, train: bool) -> MugenDataset:
     """Build the dataset that the command line describes.
 
     Args:
         args: complete data flags.
+        root: ``--data_path``.
         train: the training split.
 
     Returns:
@@ -269,9 +272,8 @@ def mugen_dataset(args: Namespace, *, train: bool) -> MugenDataset:
         UserError: flags exclude each other, a file is missing or malformed, or no clip is left.
     """
     _refuse_unused(args)
-    root = Path(args.data_path)
     clips = find_clips(root, train=train, needs_index=args.coinrun_v2_dataloader)
-    annotations = read_annotations(Path(args.text_path)) if args.text_path else None
+    annotations = read_annotations(Path(args.text_path).expanduser()) if args.text_path else None
     if args.use_manual_annotation_only:
         clips = _annotated(clips, annotations or {})
     truncate = True if args.truncate_captions is None else args.truncate_captions
@@ -298,7 +300,7 @@ def mugen_dataset(args: Namespace, *, train: bool) -> MugenDataset:
         ),
         fixed_start=args.fixed_start_idx,
         random_agent=args.random_alien,
-        assets=args.coinrun_assets,
+        assets=Path(args.coinrun_assets).expanduser() if args.coinrun_assets else None,
         seed=args.seed,
     )
     dataset.clips = _long_enough(root, clips, dataset.min_frames, scan=args.check_game_length)
@@ -355,7 +357,7 @@ def _long_enough(
                 n_frames = Game.load(clip.path).n_frames
             except UserError as error:
                 n_unreadable += 1
-                logger.warning("clip left out: %s", error)
+                log.warning("clip left out: %s", error)
                 continue
         if n_frames is None or n_frames >= min_frames:
             kept.append(clip)

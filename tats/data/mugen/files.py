@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from tats.data.mugen.fields import Fields
 from tats.errors import UserError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _INDEX_FOLDERS = (".", "release", "coinrun_dataset_jsons/release")  # as the released archive has it
 _TEST_SPLITS = ("test", "val")
