@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         first_stage_key=args.first_stage_key,
         cond_stage_key=args.cond_stage_key,
         clip=data.clip,
+        learning_rate=transformer_learning_rate(args),
     )
-    model.learning_rate = transformer_learning_rate(args)
     if model.first_stage_model is not None:
         check_clip(data.clip, model.first_stage_model.downsample)
     if model.cond_stage_model is not None:

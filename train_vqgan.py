@@ -43,13 +43,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_vqgan_args(args)
     check_channels(args)
     trainer = build_trainer(args, VQGAN_STAGE)
-    args.lr = vqgan_learning_rate(args)
+    perceptual_model = load_lpips() if args.perceptual_weight > 0 else None
 
     seed_everything(args.seed, workers=True)
     data = VideoData(args)
-    model = VQGAN(args, clip=data.clip)
-    if args.perceptual_weight > 0:
-        model.perceptual_model = load_lpips()
+    model = VQGAN(
+        args,
+        clip=data.clip,
+        perceptual_model=perceptual_model,
+        learning_rate=vqgan_learning_rate(args),
+    )
     fit(trainer, model, data, args, VQGAN_STAGE)
 
 

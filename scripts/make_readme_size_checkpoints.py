@@ -56,8 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 def vqgan_shapes() -> Shapes:
     """Names and shapes of everything in a released VQGAN."""
     with torch.device("meta"):
-        vqgan = VQGAN(VQGAN_SETTINGS)
-        vqgan.perceptual_model = LPIPS()
+        vqgan = VQGAN(VQGAN_SETTINGS, perceptual_model=LPIPS())
     return _shapes(vqgan)
 
 

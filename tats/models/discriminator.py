@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tats.flags import DiscriminatorLoss
@@ -21,15 +22,15 @@ LEAK = 0.2
 class Judgement(NamedTuple):
     """A discriminator's verdict."""
 
-    logits: Tensor  # (B, 1, …patches), high where the input looks real
-    features: list[Tensor]  # every layer's output, the logits last
+    logits: Float[Tensor, "B 1 *patches"]  # high where the input looks real
+    features: list[Float[Tensor, "B channels *sizes"]]  # every layer's output, the logits last
 
 
 class PatchDiscriminator(nn.Module):
     """Stack of strided convolutions that judges overlapping patches.
 
     Args:
-        dims: 2 for frames (B, C, H, W), 3 for clips (B, C, T, H, W).
+        dims: 2 for frames, 3 for clips.
         in_channels: colour channels.
         channels: width of the first layer; doubles per layer up to 512.
         n_layers: number of stride-2 layers; two stride-1 layers follow.
@@ -62,7 +63,7 @@ class PatchDiscriminator(nn.Module):
                 parts.append(nn.LeakyReLU(LEAK))
             self.add_module(f"model{layer}", nn.Sequential(*parts))
 
-    def forward(self, x: Tensor) -> Judgement:
+    def forward(self, x: Float[Tensor, "B C *sizes"]) -> Judgement:
         """Judge frames or clips in [-0.5, 0.5]."""
         features: list[Tensor] = []
         for layer in range(self.n_layers):
@@ -71,12 +72,12 @@ class PatchDiscriminator(nn.Module):
         return Judgement(x, features)
 
 
-def generator_loss(fake: Judgement) -> Tensor:
+def generator_loss(fake: Judgement) -> Float[Tensor, ""]:
     """How far the fakes are from looking real: minus their mean logit."""
     return -fake.logits.float().mean()
 
 
-def discriminator_loss(kind: str, real: Judgement, fake: Judgement) -> Tensor:
+def discriminator_loss(kind: str, real: Judgement, fake: Judgement) -> Float[Tensor, ""]:
     """How far the discriminator is from telling real from fake.
 
     Args:
@@ -94,7 +95,7 @@ def discriminator_loss(kind: str, real: Judgement, fake: Judgement) -> Tensor:
     return 0.5 * (on_real.mean() + on_fake.mean())
 
 
-def feature_matching_loss(fake: Judgement, real: Judgement) -> Tensor:
+def feature_matching_loss(fake: Judgement, real: Judgement) -> Float[Tensor, ""]:
     """Sum over all layers but the logits of the L1 distance between fake's and real's output."""
     pairs = zip(fake.features[:-1], real.features[:-1], strict=True)
     return torch.stack([F.l1_loss(f.float(), r.detach().float()) for f, r in pairs]).sum()

@@ -50,8 +50,6 @@ class Net2NetTransformer(pl.LightningModule):
     Args:
         args: flags of ``train_transformer.py`` (a Namespace or a dict); missing ones take their
             defaults.
-        ckpt_path: a transformer checkpoint to start from, or None.
-        ignore_keys: prefixes of weights in ``ckpt_path`` to leave at their initial values.
         first_stage_key: batch entry that holds the video.
         cond_stage_key: "label", "text" or "stft"; with "label", ``args.unconditional`` means no
             condition.
@@ -61,6 +59,7 @@ class Net2NetTransformer(pl.LightningModule):
         first_stage_model: the frozen VQGAN; None loads the file named by ``args.vqvae``.
         cond_stage_model: the frozen STFT-VQGAN; None loads ``args.stft_vqvae``.
         clip: what it trains on, as it is or as stored; None = what the flags say.
+        learning_rate: None = ``args.base_lr``, which training scales to the run.
 
     Raises:
         UserError: the flags contradict each other, or a file does not load.
@@ -71,8 +70,6 @@ class Net2NetTransformer(pl.LightningModule):
     def __init__(
         self,
         args: Namespace | Mapping[str, Any],
-        ckpt_path: str | None = None,
-        ignore_keys: Sequence[str] = (),
         first_stage_key: str = "video",
         cond_stage_key: str = "label",
         pkeep: float = 1.0,
@@ -81,6 +78,7 @@ class Net2NetTransformer(pl.LightningModule):
         first_stage_model: VQGAN | None = None,
         cond_stage_model: VQGAN | None = None,
         clip: ClipSpec | Mapping[str, Any] | None = None,
+        learning_rate: float | None = None,
     ) -> None:
         super().__init__()
         args = with_defaults(args)
@@ -91,8 +89,6 @@ class Net2NetTransformer(pl.LightningModule):
         self.save_hyperparameters(
             {
                 "args": vars(args),
-                "ckpt_path": ckpt_path,
-                "ignore_keys": list(ignore_keys),
                 "first_stage_key": first_stage_key,
                 "cond_stage_key": cond_stage_key,
                 "pkeep": pkeep,
@@ -118,9 +114,7 @@ class Net2NetTransformer(pl.LightningModule):
             n_unmasked=args.n_unmasked,
             vtokens_grid=grid if args.vtokens_pos else None,
         )
-        self.learning_rate: float = args.base_lr  # training scales it to the run
-        if ckpt_path is not None:
-            self._start_from(ckpt_path, ignore_keys)
+        self.learning_rate: float = args.base_lr if learning_rate is None else learning_rate
 
     # ---- vocabulary and shapes -------------------------------------------------------------
 
@@ -325,15 +319,6 @@ class Net2NetTransformer(pl.LightningModule):
         return AdamW(groups, lr=self.learning_rate, betas=ADAM_BETAS)
 
     # ---- checkpoints -----------------------------------------------------------------------
-
-    def _start_from(self, path: str, ignore_keys: Sequence[str]) -> None:
-        """Take the GPT's weights from a checkpoint, all but those named by ``ignore_keys``."""
-        checkpoint = read_checkpoint(path, flag="ckpt_path", stage="transformer")
-        given = _gpt_weights(checkpoint.state_dict, source=path)
-        ignored = tuple(key.removeprefix("transformer.") for key in ignore_keys)
-        own = self.transformer.state_dict()
-        given |= {k: v for k, v in own.items() if ignored and k.startswith(ignored)}
-        load_weights(self.transformer, given, source=path)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a file to resume from; the frozen VQGANs stay this model's own.

@@ -49,15 +49,15 @@ ADAM_BETAS = (0.5, 0.9)
 class Reconstruction(NamedTuple):
     """One pass through the autoencoder."""
 
-    video: Tensor  # (B, C, T, H, W)
+    video: Float[Tensor, "B C T H W"]
     quantized: Quantized
 
 
 class Losses(NamedTuple):
     """The loss to minimise and the figures to log, by name."""
 
-    total: Tensor
-    logged: dict[str, Tensor]
+    total: Float[Tensor, ""]
+    logged: dict[str, Float[Tensor, ""]]
 
 
 class VQGAN(pl.LightningModule):
@@ -65,10 +65,11 @@ class VQGAN(pl.LightningModule):
 
     Args:
         args: flags of ``train_vqgan.py`` (a Namespace or a dict); missing ones take their
-            defaults. ``args.lr`` is the final learning rate, already scaled.
+            defaults.
         clip: what it trains on, as it is or as stored; None = what the flags say.
-        for_training: also build the discriminators. The perceptual model's weights are a file,
-            so it is never built here: training assigns ``perceptual_model = load_lpips()``.
+        for_training: also build the discriminators.
+        perceptual_model: ``load_lpips()``, for training with ``args.perceptual_weight`` above 0.
+        learning_rate: of both optimisers; None = ``args.lr``, which training scales to the run.
 
     Source: paper §3.1.
     """
@@ -81,6 +82,8 @@ class VQGAN(pl.LightningModule):
         *,
         clip: ClipSpec | Mapping[str, Any] | None = None,
         for_training: bool = True,
+        perceptual_model: LPIPS | None = None,
+        learning_rate: float | None = None,
     ) -> None:
         super().__init__()
         args = with_defaults(args)
@@ -109,7 +112,8 @@ class VQGAN(pl.LightningModule):
             restart_threshold=args.restart_thres,
         )
         self._frozen = False
-        self.perceptual_model = None
+        self.learning_rate: float = args.lr if learning_rate is None else learning_rate
+        self.perceptual_model = perceptual_model
         if for_training:
             patch = {
                 "in_channels": args.image_channels,
@@ -192,7 +196,7 @@ class VQGAN(pl.LightningModule):
         """Encode and decode video; learns nothing."""
         return self.decode(self.encode(video))
 
-    def _check_video(self, video: Tensor) -> None:
+    def _check_video(self, video: Float[Tensor, "B C T H W"]) -> None:
         channels, *sizes = video.shape[1:]
         if channels != self.args.image_channels or any(
             size % factor for size, factor in zip(sizes, self.downsample, strict=True)
@@ -206,26 +210,33 @@ class VQGAN(pl.LightningModule):
         video = video.to(self.pre_vq_conv.conv.weight.dtype)
         return self.pre_vq_conv(self.encoder(video))
 
-    def _decode_embeddings(self, embeddings: Float[Tensor, "B D t h w"]) -> Tensor:
+    def _decode_embeddings(
+        self, embeddings: Float[Tensor, "B D t h w"]
+    ) -> Float[Tensor, "B C T H W"]:
         embeddings = embeddings.to(self.post_vq_conv.conv.weight.dtype)
         return self.decoder(self.post_vq_conv(embeddings))
 
     # ---- losses ----------------------------------------------------------------------------
 
-    def forward(self, video: Tensor) -> Reconstruction:
+    def forward(self, video: Float[Tensor, "B C T H W"]) -> Reconstruction:
         """Quantize and reconstruct; in training mode the codebook learns."""
         quantized = self.codebook(self._features(video))
         return Reconstruction(self._decode_embeddings(quantized.embeddings), quantized)
 
     def generator_losses(
-        self, video: Tensor, result: Reconstruction, frame_index: Tensor, *, step: int
+        self,
+        video: Float[Tensor, "B C T H W"],
+        result: Reconstruction,
+        frame_index: Int[Tensor, " B"],
+        *,
+        step: int,
     ) -> Losses:
         """The autoencoder's losses.
 
         Args:
-            video: (B, C, T, H, W) in [-0.5, 0.5].
+            video: in [-0.5, 0.5].
             result: what ``forward`` made of it.
-            frame_index: (B,) int64, the frame each clip shows the 2D losses.
+            frame_index: the frame each clip shows the 2D losses.
             step: training steps done; the GAN losses count from ``discriminator_iter_start``.
 
         Returns:
@@ -237,8 +248,8 @@ class VQGAN(pl.LightningModule):
         recon = F.l1_loss(fake.float(), video.float()) * args.l1_weight
         perceptual = self._perceptual_loss(fake_frame, real_frame)
 
-        # Before the GAN starts its losses are logged, and move the batch statistics, but need
-        # no gradient.
+        # Before the GAN starts its losses are logged, and move the batch statistics, but the
+        # autoencoder needs no gradient of them. (The discriminators take theirs, times 0.)
         with torch.set_grad_enabled(gan_factor > 0 and torch.is_grad_enabled()):
             on_frame = self.image_discriminator(fake_frame)
             on_video = self.video_discriminator(fake)
@@ -268,7 +279,12 @@ class VQGAN(pl.LightningModule):
         )
 
     def discriminator_losses(
-        self, video: Tensor, fake: Tensor, frame_index: Tensor, *, step: int
+        self,
+        video: Float[Tensor, "B C T H W"],
+        fake: Float[Tensor, "B C T H W"],
+        frame_index: Int[Tensor, " B"],
+        *,
+        step: int,
     ) -> Losses:
         """The discriminators' losses, on detached reconstructions ``fake`` of ``video``."""
         args, gan_factor = self.args, self._gan_factor(step)
@@ -298,16 +314,22 @@ class VQGAN(pl.LightningModule):
     def _gan_factor(self, step: int) -> float:
         return 0.0 if step < self.args.discriminator_iter_start else 1.0
 
-    def _perceptual_loss(self, fake_frame: Tensor, real_frame: Tensor) -> Tensor:
+    def _perceptual_loss(
+        self, fake_frame: Float[Tensor, "B C H W"], real_frame: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, ""]:
         if self.args.perceptual_weight == 0:
             return fake_frame.new_zeros((), dtype=torch.float32)
-        assert self.perceptual_model is not None, "training assigns perceptual_model"
+        if self.perceptual_model is None:
+            raise UserError(
+                f"perceptual_weight got {self.args.perceptual_weight} and no perceptual model; "
+                "expected VQGAN(args, perceptual_model=load_lpips())"
+            )
         distance = self.perceptual_model(real_frame, fake_frame)
         return distance.mean() * self.args.perceptual_weight
 
     def _feature_loss(
         self, discriminator: PatchDiscriminator, weight: float, on_fake: Judgement, real: Tensor
-    ) -> Tensor:
+    ) -> Float[Tensor, ""]:
         if weight == 0:
             return on_fake.logits.new_zeros((), dtype=torch.float32)
         with torch.no_grad():
@@ -371,13 +393,13 @@ class VQGAN(pl.LightningModule):
         return [
             Adam(
                 [p for module in modules for p in module.parameters()],
-                lr=self.args.lr,
+                lr=self.learning_rate,
                 betas=ADAM_BETAS,
             )
             for modules in (autoencoder, discriminators)
         ]
 
-    def _clips(self, batch: dict[str, Tensor]) -> Tensor:
+    def _clips(self, batch: dict[str, Tensor]) -> Float[Tensor, "B C T H W"]:
         return batch["stft" if self.clip.kind == "spectrogram" else "video"]
 
     def _log_losses(self, split: str, figures: dict[str, Tensor], video: Tensor) -> None:
@@ -392,11 +414,10 @@ class VQGAN(pl.LightningModule):
         n = self.args.accumulate_grad_batches or 1
         return (batch_index + 1) % n == 0 or self.trainer.is_last_batch
 
-    def _backward(self, loss: Tensor) -> None:
+    def _backward(self, loss: Float[Tensor, ""]) -> None:
         """Accumulate gradients; also in an epoch's shorter last window divided by the full
-        window (D21). A loss without gradient (GAN not started) adds zeros (D20)."""
-        if loss.requires_grad:
-            self.manual_backward(loss / (self.args.accumulate_grad_batches or 1))
+        window (D21)."""
+        self.manual_backward(loss / (self.args.accumulate_grad_batches or 1))
 
     def _step(self, optimizer: Any, *, counts: bool) -> None:
         """Clip and apply an optimiser's gradients.
@@ -458,13 +479,15 @@ class VQGAN(pl.LightningModule):
         checkpoint["state_dict"] = check_weights(given, own, source=source, model="VQGAN")
 
 
-def _random_frames(video: Tensor) -> Tensor:
-    """One random frame index per clip, (B,) int64."""
+def _random_frames(video: Float[Tensor, "B C T H W"]) -> Int[Tensor, " B"]:
+    """One random frame index per clip."""
     return torch.randint(0, video.shape[2], (len(video),), device=video.device)
 
 
-def _pick_frames(video: Tensor, frame_index: Tensor) -> Tensor:
-    """Frame ``frame_index[b]`` of clip b: (B, C, T, H, W) → (B, C, H, W)."""
+def _pick_frames(
+    video: Float[Tensor, "B C T H W"], frame_index: Int[Tensor, " B"]
+) -> Float[Tensor, "B C H W"]:
+    """Frame ``frame_index[b]`` of clip b."""
     clips = torch.arange(len(video), device=video.device)
     return rearrange(video, "b c t h w -> b t c h w")[clips, frame_index]
 

@@ -64,11 +64,13 @@ def vqgan(videos: Path, train_vqgan: ModuleType, tmp_path_factory: pytest.TempPa
     return checkpoint_of(folder)
 
 
-def test_a_trained_vqgan_loads_and_stores_the_scaled_rate(vqgan):
-    model = load_vqgan(vqgan)
+def test_a_trained_vqgan_loads_and_was_trained_at_the_scaled_rate_of_the_flag_it_stores(vqgan):
+    model, content = load_vqgan(vqgan), read(vqgan)
     assert model.latent_shape == (2, 4, 4)
-    assert model.args.lr == pytest.approx(1e-2 / 8 * 2 / 4)
-    assert read(vqgan)["global_step"] == 2
+    assert model.args.lr == 1e-2  # so that who trains again from these settings scales it once
+    for state in content["optimizer_states"]:
+        assert state["param_groups"][0]["lr"] == pytest.approx(1e-2 / 8 * 2 / 4)
+    assert content["global_step"] == 2
 
 
 @pytest.mark.parametrize("condition", ["", "--unconditional"])

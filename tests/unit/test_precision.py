@@ -189,8 +189,7 @@ def test_the_transformer_is_trained_on_the_codes_of_float32(precision):
 def test_the_vqgan_trains_in_every_format(precision, accumulate):
     flags = {"discriminator_iter_start": 1, "gradient_clip_val": 1.0, "perceptual_weight": 1.0,
              "gan_feat_weight": 4.0, "lr": 1e-2, "accumulate_grad_batches": accumulate}  # fmt: skip
-    vqgan = VQGAN({**VQGAN_FLAGS, **flags})
-    vqgan.perceptual_model = LPIPS()
+    vqgan = VQGAN({**VQGAN_FLAGS, **flags}, perceptual_model=LPIPS())
     before = {name: p.detach().float().clone() for name, p in vqgan.named_parameters()}
     videos = torch.rand(4, 1, 3, 8, 16, 16) - 0.5
     trainer = train(vqgan, [{"video": video} for video in videos], precision)

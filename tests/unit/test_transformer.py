@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
+from tiny import GPT_FLAGS, save_checkpoint, tiny_transformer, tiny_vqgan
 
 from tats.errors import UserError
-from tats.models.transformer import accuracy, load_transformer
+from tats.models.transformer import Net2NetTransformer, accuracy, load_transformer
 
 
 def batch_for(model, size: int = 2) -> dict[str, torch.Tensor]:
@@ -129,6 +129,24 @@ def test_saving_and_loading_gives_the_same_logits(tmp_path):
     assert loaded.latent_shape == (4, 4, 4)
     assert not loaded.training
     assert str(load_transformer(gpt, vqgan, device="cpu").device) == "cpu"
+
+
+def test_settings_of_older_checkpoints_that_nothing_reads_any_more_are_accepted(tmp_path):
+    model = tiny_transformer(class_cond_dim=5)
+    model.hparams["ckpt_path"], model.hparams["ignore_keys"] = None, []
+    gpt = save_checkpoint(model, tmp_path / "gpt.ckpt")
+    vqgan = save_checkpoint(model.first_stage_model, tmp_path / "vqgan.ckpt")
+    assert load_transformer(gpt, vqgan).cond_vocab_size == 5
+
+
+def test_the_learning_rate_given_wins_over_the_flag_and_is_not_stored():
+    model = Net2NetTransformer(
+        {**GPT_FLAGS, "unconditional": True, "base_lr": 1e-3},
+        first_stage_model=tiny_vqgan(),
+        learning_rate=5e-4,
+    )
+    assert model.configure_optimizers().param_groups[0]["lr"] == 5e-4
+    assert model.hparams["args"]["base_lr"] == 1e-3
 
 
 def test_a_vqgan_that_does_not_belong_is_refused(tmp_path):

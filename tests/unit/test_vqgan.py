@@ -101,6 +101,34 @@ def test_discriminators_rest_until_their_start_but_see_batches():
     assert vqgan.encoder.final_block[0].num_batches_tracked == 6  # two forwards a batch
 
 
+@pytest.mark.parametrize("start", [0, 5])
+def test_the_autoencoder_takes_gradients_of_the_gan_from_its_start_on_and_not_before(video, start):
+    vqgan = VQGAN({**VQGAN_FLAGS, "discriminator_iter_start": start}).train()
+    frames = torch.zeros(len(video), dtype=torch.int64)
+    result = vqgan(video)
+    logged = vqgan.generator_losses(video, result, frames, step=0).logged
+    assert logged["g_video_loss"].requires_grad is (start == 0)
+    # The discriminators' own step takes gradients all the same, and they are zero before.
+    losses = vqgan.discriminator_losses(video, result.video, frames, step=0)
+    assert losses.logged["d_video_loss"] > 0
+    losses.total.backward()
+    gradients = [p.grad.abs().max() for p in vqgan.video_discriminator.parameters()]
+    assert (max(gradients) > 0) == (start == 0)
+
+
+def test_a_perceptual_loss_needs_its_model(video):
+    vqgan = VQGAN({**VQGAN_FLAGS, "perceptual_weight": 1.0})
+    with pytest.raises(UserError, match=r"expected VQGAN\(args, perceptual_model=load_lpips\(\)\)"):
+        vqgan.generator_losses(video, vqgan(video), torch.zeros(2, dtype=torch.int64), step=0)
+
+
+def test_the_learning_rate_given_wins_over_the_flag_and_is_not_stored():
+    vqgan = VQGAN({**VQGAN_FLAGS, "lr": 1e-3}, learning_rate=5e-4)
+    assert [o.param_groups[0]["lr"] for o in vqgan.configure_optimizers()] == [5e-4, 5e-4]
+    assert vqgan.hparams["args"]["lr"] == 1e-3
+    assert VQGAN({**VQGAN_FLAGS, "lr": 1e-3}).learning_rate == 1e-3
+
+
 def test_accumulating_over_two_batches_gives_the_gradient_of_the_joint_batch():
     flags = {**VQGAN_FLAGS, "n_hiddens": 16, "norm_type": "group", "discriminator_iter_start": 9}
     videos = torch.rand(2, 1, 3, 16, 16, 16) - 0.5
@@ -135,8 +163,7 @@ def test_a_single_forward_moves_the_batch_statistics_once():
 
 
 def test_lpips_stays_in_eval_mode_and_out_of_checkpoints():
-    vqgan = VQGAN({**VQGAN_FLAGS, "perceptual_weight": 1.0})
-    vqgan.perceptual_model = LPIPS()
+    vqgan = VQGAN({**VQGAN_FLAGS, "perceptual_weight": 1.0}, perceptual_model=LPIPS())
     vqgan.train()
     assert not vqgan.perceptual_model.training
     checkpoint = {"state_dict": vqgan.state_dict()}
