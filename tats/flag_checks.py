@@ -160,10 +160,15 @@ def _check_run(args: Namespace, rate_flag: str) -> None:
         _at_least(args, 1, "checkpoint_every_n_steps")
     if args.progress_bar_refresh_rate is not None:
         _at_least(args, 0, "progress_bar_refresh_rate")
-    _check_seed(args)
+    check_seed(args)
 
 
-def _check_seed(args: Namespace) -> None:
+def check_seed(args: Namespace) -> None:
+    """Check ``--seed``, which every script has.
+
+    Raises:
+        UserError: it is out of range.
+    """
     _require(
         0 <= args.seed <= LARGEST_SEED,
         f"--seed got {args.seed}; expected a number from 0 to {LARGEST_SEED}",
@@ -213,6 +218,11 @@ def check_transformer_args(args: Namespace) -> None:
     _require(
         args.vtokens or args.vqvae is not None,
         "--vqvae is missing; expected a trained VQGAN checkpoint (or --vtokens)",
+    )
+    _require(
+        ClipSpec.from_flags(args).kind != "spectrogram",
+        "--image_channels got 1 with --stft_data; expected 3: a transformer models the pictures,"
+        " and the sounds are its condition",
     )
     _at_least(args, 1, "block_size", "n_layer", "n_head", "n_embd", "first_stage_vocab_size")
     _at_least(args, 0, "n_unmasked", "sample_every_n_latent_frames")
@@ -308,7 +318,7 @@ def check_sampling_args(args: Namespace) -> None:
     numbers = ("prime_frames", "top_k", "top_k_init", "run")
     _at_least(args, 0, *(name for name in numbers if name in given))
     _probability(args, *(name for name in ("top_p", "top_p_init") if name in given))
-    _check_seed(args)
+    check_seed(args)
     _require(
         0 <= args.temperature < math.inf,
         f"--temperature got {args.temperature}; expected 0 (always the likeliest token) or more",

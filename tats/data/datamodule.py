@@ -24,7 +24,7 @@ from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.errors import UserError
-from tats.flags import check_data_args, with_defaults
+from tats.flags import check_data_args, check_seed, with_defaults
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,7 @@ class VideoData(LightningDataModule):
         super().__init__()
         self.args = with_defaults(args)
         check_data_args(self.args)
-        if self.args.seed < 0:
-            raise UserError(f"--seed got {self.args.seed}; expected 0 or more")
+        check_seed(self.args)
         self.clip = ClipSpec.from_flags(self.args)
         self._datasets: dict[bool, ClipDataset] = {}
 

@@ -365,6 +365,7 @@ def test_batch_norm_takes_any_width():
         ("--n_head 5", "--n_embd got 32; expected a multiple of --n_head 5"),
         ("--block_size 0", "--block_size got 0"),
         ("--base_lr -1", "--base_lr got -1"),
+        ("--stft_data --image_channels 1", "--image_channels got 1 with --stft_data; expected 3"),
         ("--cond_stage_key text", "--cond_stage_key text got no --text_cond"),
         ("--cond_stage_key stft --stft_data", "--cond_stage_key stft got no --stft_vqvae"),
         (
