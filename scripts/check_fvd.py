@@ -23,8 +23,8 @@ from tqdm import tqdm
 from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import frechet_distance, load_i3d
+from tats.evaluation.i3d import i3d_source
 from tats.flags import new_parser
-from tats.weights.pretrained import i3d_source
 
 ORIGINAL_FVD = 10.138085  # RandomState(1) and (2), each .rand(128, 16, 224, 224, 3) as float32
 TOLERANCE = {"tensorflow-exact": 1e-3, "torchscript": 1e-2, "published-port": 1e-1}  # relative

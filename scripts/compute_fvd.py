@@ -32,10 +32,9 @@ from tats.data.decoding import DecodeError, frame_times, read_frames
 from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
-from tats.evaluation.i3d import MIN_FRAMES
+from tats.evaluation.i3d import MIN_FRAMES, i3d_source
 from tats.flags import add_data_flags, check_data_args, new_parser
 from tats.video_io import to_uint8
-from tats.weights.pretrained import i3d_source
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".webm", ".mov")
 

@@ -19,10 +19,10 @@ from safetensors.torch import save
 
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import load_i3d
+from tats.evaluation.i3d import i3d_source
 from tats.flags import new_parser
 from tats.paths import atomic_path
 from tats.weights.files import is_torchscript
-from tats.weights.pretrained import i3d_source
 
 
 def build_parser() -> argparse.ArgumentParser:

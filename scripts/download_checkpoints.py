@@ -17,8 +17,8 @@ import logging
 from collections.abc import Sequence
 
 from tats.errors import UserError, one_line_errors
-from tats.paths import cache_dir, file_sha256
-from tats.weights.released import RELEASED, closest_names, download, released_name, released_path
+from tats.paths import cache_dir
+from tats.weights.catalogue import RELEASED, check_sha256, closest_names, fetch, released_name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def table() -> str:
     """Show every released checkpoint: name, kind, needs, presence, source."""
     rows = [("name", "kind", "needs", "here", "source")]
     for name, released in RELEASED.items():
-        here = "yes" if released_path(name).is_file() else "-"
+        here = "yes" if released.path.is_file() else "-"
         needs = " ".join(filter(None, (released.vqgan, released.stft_vqgan))) or "-"
         rows.append((name, released.kind, needs, here, released.url))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -77,14 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     report, failures = {}, []
     for name in wanted_names(args.names, alone=args.alone):
-        path = released_path(name)
-        here = path.is_file()
+        here = RELEASED[name].path.is_file()
         try:
-            path = path if here else download(name)
+            path = RELEASED[name].path if here else fetch(name)
             report[name] = {
                 "path": str(path),
                 "bytes": path.stat().st_size,
-                "sha256": file_sha256(path),
+                "sha256": check_sha256(name, path),
                 "fetched": not here,
             }
         except UserError as error:

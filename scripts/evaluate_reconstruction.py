@@ -27,13 +27,12 @@ from tats.data import VideoData
 from tats.devices import choose_device
 from tats.errors import UserError, one_line_errors
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
-from tats.evaluation.i3d import MIN_FRAMES
+from tats.evaluation.i3d import MIN_FRAMES, i3d_source
 from tats.evaluation.scores import fidelity
 from tats.flags import add_data_flags, check_data_args, new_parser
 from tats.models.lpips import LPIPS, load_lpips
 from tats.models.vqgan import VQGAN, load_vqgan
 from tats.video_io import to_uint8
-from tats.weights.pretrained import i3d_source
 
 SCORES = ("psnr", "ssim", "lpips")
 

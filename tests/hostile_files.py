@@ -249,7 +249,8 @@ def as_namespace(content: dict[str, Any]) -> None:
     content["hyper_parameters"]["args"] = args
 
 
-HOSTILE: dict[str, Write] = {
+# What no reader of tensors may take, whatever it is looking for.
+HOSTILE_FILES: dict[str, Write] = {
     "os.system at the top": lambda content, path: torch.save(touch(), path),
     "os.system as the weights": put("state_dict", value=touch()),
     "os.system as one weight": put_weight("codebook.extra", touch()),
@@ -288,9 +289,12 @@ HOSTILE: dict[str, Write] = {
     "noise": raw(bytes(range(256)) * 40),
     "only a zip's beginning": raw(b"PK\x03\x04" + bytes(100)),
     "an empty zip": raw(b"PK\x05\x06" + bytes(18)),
-    "a directory": directory,
     **{f"cut off at {share * 100:g}%": truncated(share) for share in (0.01, 0.3, 0.7, 0.95, 0.999)},
     "zeros over the structure": damaged,
+}
+HOSTILE: dict[str, Write] = {
+    **HOSTILE_FILES,
+    "a directory": directory,
     "a list": lambda content, path: torch.save([1, 2], path),
     "a tensor": lambda content, path: torch.save(torch.zeros(3), path),
     "no weights": lambda content, path: torch.save({"epoch": 1}, path),

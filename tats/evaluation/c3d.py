@@ -116,7 +116,8 @@ def load_c3d(weights_path: str | Path, mean_path: str | Path) -> C3D:
     if mean is None or mean.numel() != math.prod(_MEAN_SHAPE):
         got = "none" if mean is None else str(tuple(mean.shape))
         raise UserError(f"{mean_path}: got {got} as array 'mean'; expected 3×16×128×171 values")
-    c3d = C3D()
+    with torch.device("meta"):
+        c3d = C3D()
     load_weights(c3d, state | {"mean": mean.view(_MEAN_SHAPE)}, source=str(weights_path))
     return c3d.eval().requires_grad_(False)
 

@@ -16,10 +16,9 @@ from tats.clip_spec import ClipSpec, ShapeTHW
 from tats.data import VideoData
 from tats.errors import UserError
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d, polynomial_mmd
-from tats.evaluation.i3d import MIN_FRAMES
+from tats.evaluation.i3d import MIN_FRAMES, WeightSource, i3d_source
 from tats.flags import check_data_args, with_defaults
 from tats.video_io import to_uint8
-from tats.weights.pretrained import WeightSource, i3d_source
 
 log = logging.getLogger(__name__)
 

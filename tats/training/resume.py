@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from tats.errors import UserError
-from tats.weights.checkpoint import is_finite
-from tats.weights.checkpoint_files import read_content
+from tats.weights.checkpoint import read_content
+from tats.weights.files import is_finite
 
 log = logging.getLogger(__name__)
 

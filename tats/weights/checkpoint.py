@@ -9,22 +9,29 @@ the weights alone and a ``.json`` file of the same name with the settings.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tats.errors import UserError
-from tats.weights.checkpoint_files import read_content
-from tats.weights.files import reason_of
-from tats.weights.released import closest_names, released_file
+from tats.paths import atomic_path
+from tats.weights.catalogue import resolve_checkpoint
+from tats.weights.files import (
+    LARGEST_STRUCTURE_BYTES,
+    SLIM_SUFFIX,
+    check_values,
+    read_file,
+    reason_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +60,6 @@ _TEXTS = ("norm_type", "padding_type", "data_path", "first_stage_key", "cond_sta
 # What a transformer's file holds beside ``args``.
 _KEY_DEFAULTS = {"first_stage_key": "video", "cond_stage_key": "label", "pkeep": 1, "sos_token": 0}
 _LARGEST = 2**31 - 1
-_NUMBERS = (
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-)
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,7 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str | None) -> Checkp
     Raises:
         UserError: the file is missing, broken, hostile, or holds another model.
     """
-    path = released_file(str(path), stage=stage) or Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"{flag}: got {path}, which is not a file; expected a checkpoint (.ckpt, or "
-            f".safetensors) or a released one's name{closest_names(str(path))}"
-        )
+    path = resolve_checkpoint(path, flag=flag, stage=stage)
     content = read_content(path, flag=flag)
     hyper_parameters = content.get("hyper_parameters")
     checkpoint = Checkpoint(
@@ -127,6 +125,49 @@ def read_checkpoint(path: str | Path, *, flag: str, stage: str | None) -> Checkp
         )
     _check_settings(checkpoint, flag)
     return checkpoint
+
+
+def read_content(path: Path, *, flag: str, mapped: bool = True) -> dict[str, Any]:
+    """Read a checkpoint's dictionary, whichever kind of file holds it.
+
+    Args:
+        path: a Lightning ``.ckpt`` or a slim ``.safetensors`` with its ``.json``.
+        flag: the flag or argument the path came from, for messages.
+        mapped: leave the tensors in the file until they are used, where its format allows.
+
+    Returns:
+        A dictionary with at least ``state_dict``, which is a dictionary with names as keys.
+
+    Raises:
+        UserError: the file is broken, hostile, or no checkpoint.
+    """
+    if path.suffix == SLIM_SUFFIX:
+        settings = _read_settings(path, flag)
+        return {"state_dict": read_file(path, flag=flag), "hyper_parameters": settings}
+    content = read_file(path, flag=flag, mapped=mapped)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{flag}: {path} holds a {type(content).__name__}; expected a checkpoint dictionary"
+        )
+    state = content.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{flag}: {path} holds no state_dict; expected a checkpoint of a model")
+    return content
+
+
+def _read_settings(path: Path, flag: str) -> Any:
+    """Read the settings beside a slim checkpoint's weights."""
+    file = path.with_suffix(".json")
+    try:
+        if file.stat().st_size > LARGEST_STRUCTURE_BYTES:
+            raise UserError(f"{flag}: {file} is too large; expected a few settings")
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{flag}: {path} needs its settings beside it; expected {file}") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"{flag}: {file} is broken ({reason_of(error)}); expected settings in JSON"
+        ) from error
 
 
 def _check_settings(checkpoint: Checkpoint, flag: str) -> None:
@@ -253,45 +294,6 @@ def check_weights(
     return {name: tensor.to(wanted[name].dtype) for name, tensor in given.items()}
 
 
-def check_values(given: Mapping[str, Any], *, source: str) -> None:
-    """Hold weights to plain finite numbers, each stored once.
-
-    A file of a few bytes could otherwise ask for any amount of work and memory.
-
-    Raises:
-        UserError: a weight is none, claims more values than are stored, shares them with another,
-            or holds a value that is not finite.
-    """
-    extents = []
-    for name, tensor in given.items():
-        if not isinstance(tensor, Tensor):
-            raise UserError(f"{source}: {name[:120]} is a {_shape(tensor)}; expected numbers")
-        if tensor.layout != torch.strided or tensor.dtype not in _NUMBERS:
-            kind = f"{tensor.dtype} of {tensor.layout}"
-            raise UserError(f"{source}: {name[:120]} got a {kind}; expected plain numbers")
-        n_bytes, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
-        if n_bytes > storage.nbytes() - tensor.storage_offset() * tensor.element_size():
-            raise UserError(
-                f"{source}: {name[:120]} holds fewer values than its shape {tuple(tensor.shape)} "
-                "says; expected one for each place"
-            )
-        if n_bytes:
-            extents.append((tensor.data_ptr(), tensor.data_ptr() + n_bytes, name))
-    for (_, end, name), (start, _, other) in pairwise(sorted(extents)):
-        if start < end:
-            raise UserError(
-                f"{source}: {name} and {other} share their values; expected values of their own"
-            )
-    for name, tensor in given.items():
-        if tensor.is_floating_point() and not is_finite(tensor):
-            raise UserError(f"{source}: {name} holds NaN or infinite values; expected finite ones")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite; needs no memory of the tensor's size."""
-    return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())
-
-
 def _shown(names: Iterable[str], state: Mapping[str, Any]) -> list[str]:
     """The first few names with their shapes."""
     shown = sorted(names)
@@ -307,3 +309,73 @@ def _check_weight(given: Any, wanted: Tensor, name: str) -> None:
         raise UserError(f"{name} got {_shape(given)}; expected shape {tuple(wanted.shape)}")
     if given.is_floating_point() != wanted.is_floating_point():
         raise UserError(f"{name} got {given.dtype}; expected {wanted.dtype}")
+
+
+# --- slim checkpoints -------------------------------------------------------------------------
+
+
+def write_slim(
+    path: str | Path,
+    state_dict: Mapping[str, Tensor],
+    hyper_parameters: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = None,
+    source: str = "",
+    overwrite: bool = False,
+) -> list[str]:
+    """Write a slim checkpoint: weights in ``NAME.safetensors``, settings in ``NAME.json``.
+
+    Args:
+        path: the weights' file, ending in ``.safetensors``.
+        state_dict: name → tensor on any device.
+        hyper_parameters: of the model; its flags under "args", a mapping or a ``Namespace``.
+        dtype: of the floating-point weights in the file; None keeps each one's own.
+        source: where the weights came from; stored in the file.
+        overwrite: replace files that are there already.
+
+    Returns:
+        Names of flags left out because no JSON text can hold their values.
+
+    Raises:
+        UserError: another file's name, a file is there already, a weight is not plain finite
+            numbers, or the folder cannot be written to; then nothing is written.
+    """
+    path, settings_path = Path(path), Path(path).with_suffix(".json")
+    if path.suffix != SLIM_SUFFIX:
+        raise UserError(f"got {path}; expected a file name ending in {SLIM_SUFFIX}")
+    there = [str(file) for file in (path, settings_path) if file.exists()]
+    if there and not overwrite:
+        raise UserError(f"got {' and '.join(there)}, which is there; expected a new file's name")
+    check_values(state_dict, source=source or str(path))
+    weights = {
+        name: weight.detach().to("cpu", dtype if weight.is_floating_point() else None).contiguous()
+        for name, weight in state_dict.items()
+    }
+    settings, left_out = plain_settings(hyper_parameters)
+    with atomic_path(settings_path) as settings_file, atomic_path(path) as weights_file:
+        settings_file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        mode = weights_file.stat().st_mode
+        save_file(weights, weights_file, {"source": Path(source).name})
+        weights_file.chmod(mode)  # save_file's files are private
+    return left_out
+
+
+def plain_settings(hyper_parameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Turn a model's settings into what JSON can hold.
+
+    Returns:
+        The settings, the model's flags under "args"; names of those flags that no text can hold.
+    """
+    args = hyper_parameters.get("args", {})
+    flags = dict(sorted((args if isinstance(args, Mapping) else vars(args)).items()))
+    others = {k: v for k, v in hyper_parameters.items() if k != "args" and _fits_json(v)}
+    kept = {name: value for name, value in flags.items() if _fits_json(value)}
+    return {**others, "args": kept}, [name for name in flags if name not in kept]
+
+
+def _fits_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

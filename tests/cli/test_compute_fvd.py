@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tats.evaluation import I3D
+from tats.evaluation.i3d import WeightSource
 from tats.video_io import write_video
-from tats.weights.pretrained import WeightSource
 
 
 class Colours(nn.Module):

@@ -13,9 +13,9 @@ from load_script import load_script
 from tiny import save_checkpoint, tiny_vqgan
 from torch import Tensor, nn
 
+from tats.evaluation.i3d import WeightSource
 from tats.models.vqgan import VQGAN
 from tats.video_io import write_video
-from tats.weights.pretrained import WeightSource
 
 
 class Colours(nn.Module):

@@ -13,8 +13,8 @@ from load_script import load_script
 from sampler_runs import LONG, N_CLASSES, SHORT, command, refused, run, save_models
 
 from tats.evaluation import load_i3d
+from tats.evaluation.i3d import WeightSource
 from tats.video_io import write_video
-from tats.weights.pretrained import WeightSource
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tats.flags import (
     new_parser,
 )
 from tats.video_io import write_video
-from tats.weights.pretrained import is_installed
+from tats.weights.catalogue import is_fetched
 
 TRAIN_VQGAN = """
 python train_vqgan.py --embedding_dim 256 --n_codes 16384 --n_hiddens 32 --downsample 4 8 8
@@ -156,7 +156,7 @@ def train(command: str, extra: str, videos: Path, folder: Path, vqgan: Path | st
 @pytest.fixture(scope="module")
 def vqgan(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = SMALL_VQGAN
-    if not is_installed("vgg16"):  # a machine whose set-up had no network
+    if not is_fetched("vgg16"):  # a machine whose set-up had no network
         extra += " --perceptual_weight 0"
     return train(TRAIN_VQGAN, extra, videos, tmp_path_factory.mktemp("vqgan"))
 

@@ -20,8 +20,7 @@ from tats.models.transformer import NOT_THE_GPTS, accuracy
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN
 from tats.sampling import TokenFilter, decode, whole
 from tats.training.trainer import transformer_learning_rate, vqgan_learning_rate
-from tats.weights.checkpoint import read_checkpoint
-from tats.weights.checkpoint_files import read_content
+from tats.weights.checkpoint import read_checkpoint, read_content
 
 VQGANS = ("vq_a", "vq_b", "vq_stft", "genuine_pl154_vqgan_acc1", "genuine_pl154_vqgan_acc3")
 GPTS = (

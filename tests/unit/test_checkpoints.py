@@ -26,6 +26,7 @@ from tats.weights.checkpoint import (
     check_weights,
     load_weights,
     read_checkpoint,
+    write_slim,
 )
 
 
@@ -232,8 +233,10 @@ def test_checked_weights_come_in_the_models_number_types() -> None:
 # --- slim checkpoints -------------------------------------------------------------------------
 
 
-def slim(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    load_script("scripts/slim_checkpoint.py").main([str(source), str(out)])
+def slim(
+    source: Path, out: Path, capsys: pytest.CaptureFixture[str], *flags: str
+) -> dict[str, Any]:
+    load_script("scripts/slim_checkpoint.py").main([str(source), str(out), *flags])
     return json.loads(capsys.readouterr().out)
 
 
@@ -279,6 +282,32 @@ def test_slimming_refuses_its_own_input_and_other_names(
             main([str(tmp_path / "v.safetensors"), str(tmp_path / out)])
         assert exit_.value.code == 2 and complaint in capsys.readouterr().err
         assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_nothing_is_replaced_unless_it_is_asked_for(
+    vqgan: VQGAN, vqgan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "v.safetensors"
+    slim(vqgan_file, out, capsys)
+    for there in (out, out.with_suffix(".json")):
+        there.unlink()
+        (out if there != out else out.with_suffix(".json")).write_text("mine")
+        with pytest.raises(UserError, match=r"which is there; expected a new file's name"):
+            write_slim(out, vqgan.state_dict(), vqgan.hparams)
+        assert [file.read_text() for file in tmp_path.iterdir()] == ["mine"]
+        slim(vqgan_file, out, capsys, "--overwrite")
+        assert_same_weights(load_vqgan(out), load_vqgan(vqgan_file))
+
+
+def test_a_slim_checkpoint_may_be_written_in_half_precision(vqgan: VQGAN, tmp_path: Path) -> None:
+    out = tmp_path / "v.safetensors"
+    own = load_vqgan(save_checkpoint(vqgan, tmp_path / "v.ckpt")).state_dict()
+    write_slim(out, own, {"args": argparse.Namespace(**vqgan.hparams["args"])}, dtype=torch.float16)
+    stored, loaded = load_file(out), load_vqgan(out).state_dict()
+    for name, tensor in own.items():
+        expected = tensor.half() if tensor.is_floating_point() else tensor
+        assert stored[name].dtype == expected.dtype and torch.equal(stored[name], expected)
+        assert torch.equal(loaded[name], expected.to(tensor.dtype))
 
 
 def test_a_checkpoint_that_cannot_be_slimmed_leaves_nothing(

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from tats.evaluation import I3DFeatures, frechet_distance, load_i3d
-from tats.weights.pretrained import i3d_source, is_installed
+from tats.evaluation.i3d import i3d_source
+from tats.weights.catalogue import is_fetched
 
 
 @pytest.fixture(scope="module")
 def i3d() -> nn.Module:
-    if not is_installed("i3d"):
+    if not is_fetched("i3d"):
         pytest.skip("I3D's weights are not fetched: python scripts/fetch_weights.py --only i3d")
     return load_i3d()
 

@@ -169,7 +169,7 @@ REFUSED = {
     "a negative epoch": (lambda: published(tiny_vqgan(), epoch=-2), "has -2 for its epoch"),
     "a hostile callback": (
         lambda: published(tiny_vqgan(), callbacks={"a": touch()}),
-        "is broken or not a checkpoint we can read safely",
+        "is broken or cannot be read safely",
     ),
 }
 

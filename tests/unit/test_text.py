@@ -105,7 +105,7 @@ def test_a_missing_vocabulary_says_how_to_get_it(
     def not_installed(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "files", not_installed)
+    monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
     with pytest.raises(UserError, match=r"fetch_weights.py --only clip_vocabulary"):
         find_vocabulary()
 
@@ -117,13 +117,14 @@ def test_the_vocabulary_of_an_installed_clip_is_found(
     target.parent.mkdir()
     target.write_bytes(vocabulary.read_bytes())
 
-    class InstalledFile(type(Path())):  # type: ignore[misc]
-        def locate(self) -> Path:
-            return Path(self)
+    class Installed:
+        def __init__(self, name: str) -> None:
+            assert name == "openai-clip"
 
-    monkeypatch.setattr(
-        importlib.metadata, "files", lambda name: [InstalledFile(target)] * (name == "openai-clip")
-    )
+        def locate_file(self, path: str) -> Path:
+            return tmp_path / path
+
+    monkeypatch.setattr(importlib.metadata, "distribution", Installed)
     assert find_vocabulary() == target
     assert tokenize("a", 3)[0].tolist() == [START_TOKEN, 320, END_TOKEN]
 

