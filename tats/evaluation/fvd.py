@@ -80,7 +80,7 @@ def fvd_meter(args: Namespace, clip_shape: ShapeTHW, device: torch.device) -> Fv
     Raises:
         UserError: the flags, the data or the weights do not allow a comparison.
 
-    Source: Ge et al. §4.1; docs/DEVIATIONS.md D15.
+    Source: Ge et al. §4.1; D15.
     """
     if args.batch_size == "auto":
         args = Namespace(**{**vars(args), "batch_size": FVD_BATCH})

@@ -53,7 +53,7 @@ class Codebook(nn.Module):
         random_restart: replace rarely used codes by random features of the batch.
         restart_threshold: running count below which a code is rarely used.
 
-    Source: paper §3.1; update rule of van den Oord et al. 2017, appendix A.1.
+    Source: Ge et al. §3.1; update rule of van den Oord et al. 2017, appendix A.1.
     """
 
     embeddings: Float[Tensor, "n_codes D"]

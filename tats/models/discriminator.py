@@ -35,7 +35,7 @@ class PatchDiscriminator(nn.Module):
         channels: width of the first layer; doubles per layer up to 512.
         n_layers: number of stride-2 layers; two stride-1 layers follow.
 
-    Source: paper §3.1; Isola et al. 2017.
+    Source: Ge et al. §3.1; Isola et al. 2017.
     """
 
     def __init__(self, *, dims: Literal[2, 3], in_channels: int, channels: int, n_layers: int):

@@ -64,7 +64,7 @@ class Net2NetTransformer(pl.LightningModule):
     Raises:
         UserError: the flags contradict each other, or a file does not load.
 
-    Source: paper §3.2.
+    Source: Ge et al. §3.2.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class VQGAN(pl.LightningModule):
         perceptual_model: ``load_lpips()``, for training with ``args.perceptual_weight`` above 0.
         learning_rate: of both optimisers; None = ``args.lr``, which training scales to the run.
 
-    Source: paper §3.1.
+    Source: Ge et al. §3.1.
     """
 
     perceptual_model: LPIPS | None
@@ -185,7 +185,7 @@ class VQGAN(pl.LightningModule):
         Raises:
             ValueError: a code is out of range.
 
-        Source: paper §3.1.
+        Source: Ge et al. §3.1.
         """
         low, high = (int(bound) for bound in codes.aminmax())
         if low < 0 or high >= self.n_codes:

@@ -31,7 +31,7 @@ class TokenFilter:
     Raises:
         ValueError: a setting is out of range.
 
-    Source: paper section 4.1; docs/DEVIATIONS.md D6 (top_p works without top_k).
+    Source: Ge et al. §4.1; D6 (top_p works without top_k).
     """
 
     top_k: int = 0

@@ -147,7 +147,7 @@ def tokenize(
         ValueError: a text is too long and ``truncate`` is false.
         UserError: the vocabulary, or the package ftfy, is not there.
 
-    Source: paper §4.1 (MUGEN captions); the vocabulary is CLIP's.
+    Source: Ge et al. §4.1 (MUGEN captions); the vocabulary is CLIP's.
     """
     if context_length < 2:
         raise ValueError(
