@@ -20,11 +20,9 @@ from torch import Tensor
 
 from tats.errors import UserError, one_line_errors
 from tats.models.gpt import GPT
-from tats.sampling import TokenFilter, decode, whole
-from tats.sampling.draw import draw_token
-from tats.sampling.engines.cuda import static_step
-from tats.sampling.engines.prepared import PreparedGPT
-from tats.sampling.fill import decode_one_token, plan_slots
+from tats.sampling import TokenFilter, fill, whole
+from tats.sampling.engines import engine_for, quantize_
+from tats.sampling.slots import plan_slots
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 GREEDY = TokenFilter(temperature=0.0)
@@ -66,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     start = torch.zeros(args.batch_size, 1, dtype=torch.int64, device=device)
     baseline = make_gpt(args, device, "32")
-    engines = {name: make_engine(args, device, name) for name in args.engines}
-    agreement = agreement_of(args, baseline, engines, start)
+    models = {name: make_stored(args, device, name) for name in args.engines}
+    agreement = agreement_of(args, baseline, models, start)
     if agreement.get("32", 1.0) < 1.0:
         raise UserError("the float32 engine's greedy tokens differ from the baseline's")
 
@@ -76,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             baseline, start, args.n_tokens, top_k=args.top_k, top_p=args.top_p
         )
     }
-    for name, engine in engines.items():
-        runs[name] = lambda engine=engine: write(args, engine, start)  # type: ignore[misc]
+    for name, gpt in models.items():
+        runs[name] = lambda gpt=gpt: write(args, gpt, start)  # type: ignore[misc]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.n_repeats):
         for name, run in runs.items():
@@ -89,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "baseline_seconds": times["baseline"],
         "copy_GB_s": bandwidth / 1e9,
     }
-    for name, engine in engines.items():
-        facts = engine_facts(args, argv, engine, name, times, bandwidth, start)
+    for name, gpt in models.items():
+        facts = engine_facts(args, argv, gpt, name, times, bandwidth, start)
         result[name] = {**facts, "greedy_agreement": agreement[name]}
         figures[name] = describe(facts, times[name], agreement[name])
     figures["copy bandwidth"] = f"{bandwidth / 1e9:.1f} GB/s"
@@ -118,27 +116,26 @@ def make_gpt(args: argparse.Namespace, device: torch.device, name: str) -> GPT:
     return gpt.eval().requires_grad_(False).to(device, DTYPES.get(name, torch.float32))
 
 
-def make_engine(args: argparse.Namespace, device: torch.device, name: str) -> PreparedGPT:
-    """Prepare a model of its own for one engine: a precision, or int8 weights."""
-    dtype = "bf16" if name == "int8" else name
-    weights = "int8" if name == "int8" else "full"
-    return PreparedGPT(make_gpt(args, device, dtype), weights=weights, release=True)
+def make_stored(args: argparse.Namespace, device: torch.device, name: str) -> GPT:
+    """Build the model with its weights stored in one precision, or in 8 bits."""
+    gpt = make_gpt(args, device, "bf16" if name == "int8" else name)
+    if name == "int8":
+        quantize_(gpt)
+    return gpt
 
 
-def write(
-    args: argparse.Namespace, engine: PreparedGPT, start: Tensor, n_tokens: int | None = None
-) -> Tensor:
-    """Sample with the engine as the samplers do."""
+def write(args: argparse.Namespace, gpt: GPT, start: Tensor, n_tokens: int | None = None) -> Tensor:
+    """Sample as the samplers do."""
     n_tokens = n_tokens or args.n_tokens
     canvas = torch.full((len(start), n_tokens), -1, device=start.device)
     token_filter = TokenFilter(top_k=args.top_k, top_p=args.top_p)
     seeds = range(len(start))
-    return decode(engine, canvas, start, whole(n_tokens), token_filter=token_filter, seeds=seeds)
+    return fill(gpt, canvas, start, whole(n_tokens), token_filter=token_filter, seeds=seeds)
 
 
 @torch.no_grad()
 def agreement_of(
-    args: argparse.Namespace, baseline: GPT, engines: dict[str, PreparedGPT], start: Tensor
+    args: argparse.Namespace, baseline: GPT, models: dict[str, GPT], start: Tensor
 ) -> dict[str, float]:
     """Share of greedy tokens each engine has in common with the baseline.
 
@@ -148,16 +145,12 @@ def agreement_of(
     expected = decode_as_published(baseline, start, args.n_tokens, top_k=1)
     before = torch.cat([start, expected[:, :-1]], dim=1)
     result = {}
-    for name, engine in engines.items():
+    for name, gpt in models.items():
         if name == "32":
             canvas = torch.full_like(expected, -1)
-            chosen = decode(engine, canvas, start, whole(args.n_tokens), token_filter=GREEDY)
+            chosen = fill(gpt, canvas, start, whole(args.n_tokens), token_filter=GREEDY)
         else:
-            cache = engine.new_cache(*before.shape)
-            hidden = engine.forward_cached(
-                before, torch.arange(before.shape[1], device=start.device), cache
-            )
-            chosen = torch.stack([engine.head_for(0, args.vocab_size)(h).argmax(1) for h in hidden])
+            chosen = gpt(before).argmax(dim=2)
         result[name] = float((chosen == expected).float().mean())
     return result
 
@@ -165,7 +158,7 @@ def agreement_of(
 def engine_facts(
     args: argparse.Namespace,
     argv: Sequence[str],
-    engine: PreparedGPT,
+    gpt: GPT,
     name: str,
     times: dict[str, list[float]],
     bandwidth: float,
@@ -185,7 +178,7 @@ def engine_facts(
         "cache_MB": cache * args.n_tokens / 1e6,
     }
     if args.n_tokens >= LATE + N_STEPS:
-        facts["growth"] = growth(args, engine, start)
+        facts["growth"] = growth(args, gpt, start)
     command = [sys.executable, __file__, *argv, "--memory_of", name]
     facts |= json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return facts
@@ -200,33 +193,30 @@ def bytes_read(args: argparse.Namespace, name: str) -> tuple[float, float]:
     return weights, 2 * args.n_layer * args.batch_size * args.n_embd * size
 
 
-def growth(args: argparse.Namespace, engine: PreparedGPT, start: Tensor) -> float:
+@torch.no_grad()
+def growth(args: argparse.Namespace, gpt: GPT, start: Tensor) -> float:
     """Cost of token 1000 over that of token 100: medians of twenty tokens behind each."""
     n_samples, device = len(start), start.device
-    token_filter = TokenFilter(top_k=args.top_k, top_p=args.top_p)
+    engine = engine_for(
+        gpt,
+        batch_size=n_samples,
+        n_slots=args.n_tokens,
+        token_filter=TokenFilter(top_k=args.top_k, top_p=args.top_p),
+        valid_tokens=(0, args.vocab_size),
+    )
     (window,) = whole(args.n_tokens)
-    plan = plan_slots(engine, window, start.shape[1], "released")
-    uniforms = torch.full((n_samples, N_STEPS), 0.5, device=device)
-    tokens = (0, args.vocab_size)
-    step = static_step(engine, n_samples, args.n_tokens, token_filter, tokens)
-    cache = engine.new_cache(n_samples, args.n_tokens) if step is None else step.cache
-    head = engine.head_for(*tokens)
+    plan = plan_slots(gpt, window, start.shape[1], "released")
+    uniforms = torch.full((n_samples, N_STEPS + 1), 0.5, device=device)
 
-    def take_steps(first: int) -> None:
-        if step is not None:
-            step.begin(plan, first, uniforms)
-            for slot in range(first, first + N_STEPS):
-                step(slot)
-            return
-        cache.length, token = first, start[:, 0]
-        for slot in range(first, first + N_STEPS):
-            hidden = decode_one_token(engine, token, slot, plan, cache)
-            token = draw_token(token_filter, head(hidden), uniforms[:, 0])
+    def take_steps(token: Tensor) -> None:
+        for _ in range(N_STEPS):
+            token = engine.step(token)
 
     costs: dict[int, list[float]] = {EARLY: [], LATE: []}
     for _ in range(N_TIMINGS):
         for first, seconds in costs.items():
-            seconds.append(records.seconds(lambda first=first: take_steps(first), device))
+            token = engine.begin(plan, start.expand(-1, first), uniforms)
+            seconds.append(records.seconds(lambda token=token: take_steps(token), device))
     return statistics.median(costs[LATE][1:]) / statistics.median(costs[EARLY][1:])
 
 
@@ -236,10 +226,10 @@ def peak_memory(args: argparse.Namespace, device: torch.device) -> dict[str, flo
 
     start = torch.zeros(args.batch_size, 1, dtype=torch.int64, device=device)
     if device.type == "cuda":
-        write(args, make_engine(args, device, args.memory_of), start)
+        write(args, make_stored(args, device, args.memory_of), start)
         return {"peak_MB": torch.cuda.max_memory_allocated(device) / 1e6}
     before = records.peak_resident_bytes(reset=True)
-    write(args, make_engine(args, device, args.memory_of), start)
+    write(args, make_stored(args, device, args.memory_of), start)
     return {"peak_MB": (records.peak_resident_bytes() - before) / 1e6}
 
 

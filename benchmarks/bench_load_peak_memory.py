@@ -20,7 +20,7 @@ import torch
 
 from tats.errors import UserError, one_line_errors
 from tats.models.transformer import Net2NetTransformer, load_transformer
-from tats.sampling import TokenFilter, decode, whole
+from tats.sampling import TokenFilter, fill, whole
 
 MAKE_SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_readme_size_checkpoints.py"
 STATUS = Path("/proc/self/status")
@@ -82,7 +82,7 @@ def try_out(model: Net2NetTransformer, n_tokens: int) -> dict[str, object]:
     condition = torch.zeros(1, model.conditioner.n_tokens, dtype=torch.int64)
     offset = model.cond_vocab_size
     valid = (offset, offset + model.first_stage_vocab_size)
-    tokens = decode(
+    tokens = fill(
         model.transformer, canvas, condition, whole(n_tokens), token_filter=TokenFilter(top_k=100),
         seeds=[0], valid_tokens=valid,
     )  # fmt: skip

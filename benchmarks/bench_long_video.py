@@ -22,7 +22,6 @@ from tats.errors import one_line_errors
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
 from tats.sampling import TokenFilter, sliding
-from tats.sampling.engines.prepared import PreparedGPT
 from tats.sampling.parts import Parts
 from tats.sampling.pixels import FrameDecoder
 from tats.sampling.videos import Level, VideoSampler
@@ -125,7 +124,7 @@ def make_sampler(args: argparse.Namespace, device: torch.device, length: int) ->
     model = model.eval().to(device, DTYPES[args.precision])
     level = Level(
         model=model,
-        gpt=PreparedGPT(model.transformer, release=True),
+        gpt=model.transformer,
         schedule=sliding(length, h * w, args.context),
         token_filter=TokenFilter(top_k=2048, top_p=0.92),
     )

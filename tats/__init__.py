@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tats.models.lpips import LPIPS, load_lpips
     from tats.models.transformer import Net2NetTransformer, load_transformer
     from tats.models.vqgan import VQGAN, load_vqgan
-    from tats.sampling import TokenFilter, Window, decode
+    from tats.sampling import TokenFilter, Window, fill
 
 __all__ = [
     "I3D",
@@ -25,7 +25,7 @@ __all__ = [
     "TokenFilter",
     "VideoData",
     "Window",
-    "decode",
+    "fill",
     "frechet_distance",
     "load_i3d",
     "load_lpips",
@@ -40,7 +40,7 @@ _HOMES = {
     "tats.models.lpips": ("LPIPS", "load_lpips"),
     "tats.models.transformer": ("Net2NetTransformer", "load_transformer"),
     "tats.models.vqgan": ("VQGAN", "load_vqgan"),
-    "tats.sampling": ("TokenFilter", "Window", "decode"),
+    "tats.sampling": ("TokenFilter", "Window", "fill"),
 }
 
 

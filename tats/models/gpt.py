@@ -3,25 +3,38 @@
 Parameter names (``tok_emb``, ``pos_emb``, ``vtokens_pos_emb``, ``blocks.{i}.ln1``,
 ``blocks.{i}.attn.key`` ...) are fixed by released checkpoints; everything else is ours to name.
 
-Two ways through the network give the same numbers: ``forward`` reads a whole sequence at once
-(training), ``forward_cached`` appends a few slots to a cache (sampling). A *slot* is a place in
-the cache, in order of arrival; a *position* is the row of ``pos_emb`` a token is given. They
-differ only where a sampler shows the model tokens from the far end of its block.
+The network is stated once, in ``GPT.layers(x, attend)``. The ways through it differ in ``attend``
+alone, which is given a layer's new queries, keys and values: ``forward`` looks at the whole input
+(training), ``forward_cached`` appends slots to a cache (sampling), and the engines of
+``tats.sampling.engines`` do the latter for one token in ways of their own.
+
+A *slot* is a place in the cache, in order of arrival; a *position* is the row of ``pos_emb`` a
+token is given. They differ only where a sampler shows the model tokens from the far end of its
+block.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 INIT_STD = 0.02
 
+# Given queries, keys and values of new tokens, each (B, heads, S, head_dim), looks at what it
+# must: (B, heads, S, head_dim). Where it is asked for every layer, the layer's number comes first.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+AttendInLayer = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
 
 def training_mask(
     block_size: int, n_unmasked: int = 0, device: torch.device | None = None
-) -> Tensor:
+) -> Bool[Tensor, "block block"]:
     """Say which input position may look at which, as the model is trained.
 
     Causal. With ``n_unmasked = F > 0`` (a model that fills in the frames between two key frames
@@ -36,7 +49,7 @@ def training_mask(
     Returns:
         Bool (block_size, block_size), True where row may look at column.
 
-    Source: paper section 3.3; docs/DEVIATIONS.md D22 (n_unmasked 1 shows everything to everybody,
+    Source: Ge et al. §3.3; docs/DEVIATIONS.md D22 (n_unmasked 1 shows everything to everybody,
     kept so that such checkpoints load).
     """
     mask = torch.ones(block_size, block_size, dtype=torch.bool, device=device).tril()
@@ -99,31 +112,81 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
+class Linear(nn.Linear):
+    """A linear layer that may store its weights in a narrower type than it computes in."""
+
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
+        if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that may store its weights in a narrower type than it computes in."""
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        if x.dtype == self.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weights are stored in 8 bits, with one scale an output channel.
+
+    Args:
+        linear: the layer it replaces.
+    """
+
+    weight: Tensor  # int8 (out, in)
+    scale: Tensor  # float32 (out,): what one step of a channel's weights stands for
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
+        steps = (weight / scale[:, None]).round().clamp(-127, 127)
+        self.register_buffer("weight", steps.to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
+
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
+        product = F.linear(x, self.weight.to(x.dtype))
+        return product * self.scale.to(x.dtype) + self.bias.to(x.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with separate, biased key, query and value projections."""
 
     def __init__(self, *, n_embd: int, n_head: int) -> None:
         super().__init__()
         self.n_head = n_head
-        self.key = nn.Linear(n_embd, n_embd)
-        self.query = nn.Linear(n_embd, n_embd)
-        self.value = nn.Linear(n_embd, n_embd)
-        self.proj = nn.Linear(n_embd, n_embd)
+        self.key = Linear(n_embd, n_embd)
+        self.query = Linear(n_embd, n_embd)
+        self.value = Linear(n_embd, n_embd)
+        self.proj = Linear(n_embd, n_embd)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, layer: int = 0
-    ) -> Tensor:
-        """Mix (B, S, D) along S; ``mask`` is bool (S, slots), None means causal."""
-        query, key, value = (
-            rearrange(project(x), "b s (h d) -> b h s d", h=self.n_head)
-            for project in (self.query, self.key, self.value)
-        )
-        if cache is not None:
-            key, value = cache.append(layer, key, value)
-        # A single query is the newest slot: causal means it sees every slot there is.
-        is_causal = mask is None and query.shape[2] > 1
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
+    def forward(self, x: Float[Tensor, "B S D"], attend: Attend) -> Float[Tensor, "B S D"]:
+        """Mix along S, as ``attend`` does it."""
+        y = attend(*self.projections(x))  # (B, heads, S, head_dim)
         return self.proj(rearrange(y, "b h s d -> b s (h d)"))
+
+    def projections(self, x: Float[Tensor, "B S D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, S, head_dim)."""
+        layers = (self.query, self.key, self.value)
+        weight = None
+        if isinstance(self.query, nn.Linear) and not torch.is_grad_enabled():
+            weight = one_block([layer.weight for layer in layers])
+            bias = one_block([layer.bias for layer in layers])
+        if weight is not None and bias is not None and weight.dtype == x.dtype:
+            parts = F.linear(x, weight, bias).chunk(3, dim=-1)
+        else:
+            parts = tuple(layer(x) for layer in layers)
+        query, key, value = (
+            part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in parts
+        )
+        return query, key, value
 
 
 class Block(nn.Module):
@@ -131,19 +194,37 @@ class Block(nn.Module):
 
     def __init__(self, *, n_embd: int, n_head: int) -> None:
         super().__init__()
-        self.ln1 = nn.LayerNorm(n_embd)
-        self.ln2 = nn.LayerNorm(n_embd)
+        self.ln1 = LayerNorm(n_embd)
+        self.ln2 = LayerNorm(n_embd)
         self.attn = Attention(n_embd=n_embd, n_head=n_head)
-        self.mlp = nn.Sequential(
-            nn.Linear(n_embd, 4 * n_embd), nn.GELU(), nn.Linear(4 * n_embd, n_embd)
-        )
+        self.mlp = nn.Sequential(Linear(n_embd, 4 * n_embd), nn.GELU(), Linear(4 * n_embd, n_embd))
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, layer: int = 0
-    ) -> Tensor:
-        """Transform (B, S, D) into (B, S, D)."""
-        x = x + self.attn(self.ln1(x), mask, cache, layer)
+    def forward(self, x: Float[Tensor, "B S D"], attend: Attend) -> Float[Tensor, "B S D"]:
+        x = x + self.attn(self.ln1(x), attend)
         return x + self.mlp(self.ln2(x))
+
+
+def one_block(tensors: Sequence[Tensor]) -> Tensor | None:
+    """See tensors (n_i, …) that lie one after the other in memory as one; None if they do not."""
+    first, address = tensors[0], tensors[0].data_ptr()
+    storage = first.untyped_storage().data_ptr()
+    for tensor in tensors:
+        fits = tensor.data_ptr() == address and tensor.untyped_storage().data_ptr() == storage
+        if not fits or tensor.dtype != first.dtype or not tensor.is_contiguous():
+            return None
+        address += tensor.nbytes
+    shape = (sum(len(tensor) for tensor in tensors), *first.shape[1:])
+    return first.detach().as_strided(shape, first.stride())
+
+
+def join_(tensors: Sequence[Tensor]) -> Tensor:
+    """Move tensors into one block of memory, each as a view of it; values and identity stay."""
+    block = one_block(tensors)
+    if block is None:
+        block = torch.cat([tensor.detach() for tensor in tensors])
+        for tensor, part in zip(tensors, block.split([len(t) for t in tensors]), strict=True):
+            tensor.data = part
+    return block
 
 
 class GPT(nn.Module):
@@ -162,7 +243,7 @@ class GPT(nn.Module):
     Raises:
         ValueError: ``n_embd`` is not a multiple of ``n_head``.
 
-    Source: paper section 3.2; sizes in the README's training commands.
+    Source: Ge et al. §3.2; sizes in the README's training commands.
     """
 
     def __init__(
@@ -191,17 +272,17 @@ class GPT(nn.Module):
         if vtokens_grid is not None:
             self.vtokens_pos_emb = nn.Parameter(torch.zeros(1, *vtokens_grid, n_embd))
         self.blocks = nn.ModuleList(Block(n_embd=n_embd, n_head=n_head) for _ in range(n_layer))
-        self.ln_f = nn.LayerNorm(n_embd)
-        self.head = nn.Linear(n_embd, vocab_size, bias=False)
+        self.ln_f = LayerNorm(n_embd)
+        self.head = Linear(n_embd, vocab_size, bias=False)
         self.apply(_init_weights)
 
     def forward(
         self,
-        tokens: Tensor,
-        cbox: Tensor | None = None,
-        tbox: Tensor | None = None,
+        tokens: Int[Tensor, "B S"],
+        cbox: Int[Tensor, "B 4"] | None = None,
+        tbox: Int[Tensor, "B 2"] | None = None,
         n_skipped: int = 0,
-    ) -> Tensor:
+    ) -> Float[Tensor, "B n V"]:
         """Predict the token after each input token, reading the whole input at once.
 
         Args:
@@ -222,24 +303,40 @@ class GPT(nn.Module):
             raise ValueError(
                 f"input got {n_tokens} tokens; expected at most block_size {self.block_size}"
             )
-        places = self._crop_places(cbox, tbox, n_tokens)
-        x = self._embed(tokens, self.pos_emb[0, :n_tokens], places)
+        video_positions = self._crop_positions(cbox, tbox, n_tokens)
+        x = self.embed(tokens, self.pos_emb[0, :n_tokens], video_positions)
         mask = None
         if self.n_unmasked > 0:
             corner = training_mask(self.block_size, self.n_unmasked, tokens.device)
             mask = corner[:n_tokens, :n_tokens]
-        for block in self.blocks:
-            x = block(x, mask)
-        return self.head(self.ln_f(x[:, n_skipped:]))
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None
+            )
+
+        return self.head(self.layers(x, attend)[:, n_skipped:])
+
+    def layers(self, x: Float[Tensor, "B S D"], attend: AttendInLayer) -> Float[Tensor, "B S D"]:
+        """Take embeddings through all layers and the last norm.
+
+        Args:
+            x: embeddings of some tokens.
+            attend: how new tokens look at each other and at those before them.
+        """
+        for number, block in enumerate(self.blocks):
+            x = block(x, functools.partial(attend, number))
+        return self.ln_f(x)
 
     def forward_cached(
         self,
-        tokens: Tensor,
-        positions: Tensor,
+        tokens: Int[Tensor, "B S"],
+        positions: Int[Tensor, " S"],
         cache: KVCache,
-        mask: Tensor | None = None,
-        video_positions: Tensor | None = None,
-    ) -> Tensor:
+        mask: Bool[Tensor, "S slots"] | None = None,
+        video_positions: Int[Tensor, " S"] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Float[Tensor, "B S D"]:
         """Append S slots to the cache and return their final hidden states.
 
         Args:
@@ -249,6 +346,7 @@ class GPT(nn.Module):
             mask: bool (S, slots so far + S), True = visible; None means causal.
             video_positions: int64 (S,), flat index in the ``vtokens_grid`` of the token each
                 slot predicts; needed by models with such a grid and by no other.
+            dtype: to compute in, where that is not the type weights are stored in.
 
         Returns:
             Hidden states (B, S, D) after the last norm; ``head`` turns them into logits.
@@ -264,11 +362,19 @@ class GPT(nn.Module):
         if mask is None and cache.length and tokens.shape[1] > 1:
             shape = (tokens.shape[1], n_slots)
             mask = torch.ones(shape, dtype=torch.bool, device=tokens.device).tril(cache.length)
-        x = self._embed(tokens, self.pos_emb[0, positions], video_positions)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask, cache, layer)
+        # A single query is the newest slot: causal means it sees every slot there is.
+        causal = mask is None and tokens.shape[1] > 1
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            key, value = (part.to(query.dtype) for part in cache.append(layer, key, value))
+            return F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=causal
+            )
+
+        x = self.embed(tokens, self.pos_emb[0, positions], video_positions)
+        hidden = self.layers(x if dtype is None else x.to(dtype), attend)
         cache.length = n_slots
-        return self.ln_f(x)
+        return hidden
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """Allocate an empty cache that fits this model's device and dtype."""
@@ -282,13 +388,38 @@ class GPT(nn.Module):
             dtype=self.pos_emb.dtype,
         )
 
-    def _embed(self, tokens: Tensor, position_rows: Tensor, places: Tensor | None) -> Tensor:
-        x = self.tok_emb(tokens) + position_rows  # (B, S, D)
-        if places is not None:
-            x = x + self.vtokens_pos_emb.flatten(0, 3)[places]
+    def embed(
+        self,
+        tokens: Int[Tensor, "B S"],
+        position_rows: Float[Tensor, "S D"],
+        video_positions: Int[Tensor, "*B S"] | None,
+    ) -> Float[Tensor, "B S D"]:
+        """Embed tokens at rows of ``pos_emb``, and at places in the video where there is a grid."""
+        x = self.tok_emb(tokens) + position_rows
+        if video_positions is not None:
+            x = x + self.vtokens_pos_emb.flatten(0, 3)[video_positions]
         return x
 
-    def _crop_places(
+    def join_projections_(self) -> None:
+        """Lay each layer's query, key and value weights out as one matrix; values stay."""
+        for block in self.blocks:
+            attention: Attention = block.attn  # type: ignore[assignment]
+            layers = (attention.query, attention.key, attention.value)
+            for name in ("weight", "scale", "bias"):
+                if hasattr(layers[0], name):
+                    join_([getattr(layer, name) for layer in layers])
+
+    def quantize_(self) -> None:
+        """Store the layers' matrices in 8 bits, for good; training is over."""
+        for block in self.blocks:
+            attention: Attention = block.attn  # type: ignore[assignment]
+            mlp: nn.Sequential = block.mlp  # type: ignore[assignment]
+            for name in ("query", "key", "value", "proj"):
+                setattr(attention, name, Int8Linear(getattr(attention, name)))
+            for index in (0, 2):
+                mlp[index] = Int8Linear(mlp[index])  # type: ignore[arg-type]
+
+    def _crop_positions(
         self, cbox: Tensor | None, tbox: Tensor | None, n_tokens: int
     ) -> Tensor | None:
         """Flat grid index (B, n_tokens) of each crop's first tokens, in raster order."""

@@ -13,10 +13,10 @@ from tats.devices import choose_device
 from tats.errors import UserError
 from tats.flag_checks import INTERPOLATION_STRIDE
 from tats.flags import check_sliding_args
+from tats.models.gpt import GPT
 from tats.models.transformer import Net2NetTransformer
 from tats.sampling.draw import TokenFilter
-from tats.sampling.engines.prepared import PreparedGPT
-from tats.sampling.fill import Model
+from tats.sampling.engines import quantize_
 from tats.sampling.pixels import FrameDecoder
 from tats.sampling.prime import prime_codes
 from tats.sampling.videos import Level, VideoSampler
@@ -105,7 +105,9 @@ def long_sampler(args: Namespace, model: Net2NetTransformer, rows: int | None) -
     window_shape = model.latent_shape
     if model.transformer.vtokens_grid is None:
         tokens_per_frame = window_shape[1] * window_shape[2]
-        schedule = sliding(args.sample_length, tokens_per_frame, args.temporal_sample_pos)
+        schedule: Sequence[Window] = sliding(
+            args.sample_length, tokens_per_frame, args.temporal_sample_pos
+        )
     else:
         inside = (min(window_shape[0], args.sample_length), *window_shape[1:])
         schedule = spatial(canvas_shape, inside, args.temporal_sample_pos)
@@ -188,7 +190,7 @@ def _sampler(
     )
 
 
-def _level(args: Namespace, model: Net2NetTransformer, schedule: list[Window]) -> Level:
+def _level(args: Namespace, model: Net2NetTransformer, schedule: Sequence[Window]) -> Level:
     return Level(
         model=model,
         gpt=prepare_gpt(model, args.weights),
@@ -197,7 +199,7 @@ def _level(args: Namespace, model: Net2NetTransformer, schedule: list[Window]) -
     )
 
 
-def prepare_gpt(model: Net2NetTransformer, weights: str) -> Model:
+def prepare_gpt(model: Net2NetTransformer, weights: str) -> GPT:
     """Make a model's GPT ready for sampling; nobody else can use it afterwards.
 
     Args:
@@ -208,11 +210,11 @@ def prepare_gpt(model: Net2NetTransformer, weights: str) -> Model:
         UserError: its weights cannot be had in this format.
     """
     try:
-        return PreparedGPT(
-            model.transformer, weights="int8" if weights == "int8" else "full", release=True
-        )
+        if weights == "int8":
+            quantize_(model.transformer)
     except ValueError as error:
         raise UserError(f"--weights got {weights}: {error}") from error
+    return model.transformer
 
 
 def _spread(schedule: list[Window], tokens_per_frame: int) -> list[Window]:

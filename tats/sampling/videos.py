@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from tats.errors import UserError
+from tats.flags import Interpolation
+from tats.models.gpt import GPT
 from tats.models.transformer import Net2NetTransformer
 from tats.sampling.draw import TokenFilter
-from tats.sampling.fill import Interpolation, Model, decode
+from tats.sampling.fill import filled_windows
 from tats.sampling.pixels import FrameDecoder
 from tats.sampling.windows import Window, check_schedule
 
@@ -29,8 +31,8 @@ class Level:
     """
 
     model: Net2NetTransformer
-    gpt: Model
-    schedule: list[Window] = field(repr=False)
+    gpt: GPT
+    schedule: Sequence[Window] = field(repr=False)
     token_filter: TokenFilter
     interpolation: Interpolation = "released"
 
@@ -57,18 +59,19 @@ class Level:
     def write(self, codes: Tensor, indices: Sequence[int], seeds: Sequence[int]) -> Tensor:
         """Write this level's part of a canvas of codes (B, N), -1 where unknown."""
         offset = self.model.cond_vocab_size
-        tokens = decode(
+        tokens = torch.where(codes < 0, codes, codes + offset)
+        for _ in filled_windows(
             self.gpt,
-            torch.where(codes < 0, codes, codes + offset),
-            self.condition(indices).to(codes.device),
+            tokens,
+            self.condition(indices),
             self.schedule,
             token_filter=self.token_filter,
             seeds=seeds,
             interpolation=self.interpolation,
             # Tokens of the condition's vocabulary are no codes and are never drawn (D5).
             valid_tokens=(offset, self.gpt.vocab_size),
-            complete=False,
-        )
+        ):
+            pass
         return torch.where(tokens < 0, tokens, tokens - offset)
 
 

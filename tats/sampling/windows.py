@@ -1,18 +1,25 @@
 """Schedules: which tokens a sampler writes, in which order, and what it looks at meanwhile.
 
 A video's latent tokens lie on a *canvas*, flattened time, row, column. Every sampler is a list of
-windows over it; the decode engine knows nothing else. Pure data: nothing here touches a tensor.
+windows over it; ``fill`` knows nothing else. Pure data: nothing here touches a tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+Size3 = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Window:
-    """One run of the decode engine over part of the canvas.
+    """One run of the model over part of the canvas.
 
     Args:
         write: canvas indices of the tokens to generate, in this order.
@@ -33,6 +40,9 @@ class Window:
 def whole(n_tokens: int) -> list[Window]:
     """Write a canvas that fits the model's block in one window.
 
+        frame     0    1    2    3
+        window 0  w    w    w    w        w written
+
     Args:
         n_tokens: canvas tokens, >= 1.
 
@@ -42,7 +52,7 @@ def whole(n_tokens: int) -> list[Window]:
     Raises:
         ValueError: ``n_tokens`` is below 1.
 
-    Source: paper section 3.2.
+    Source: Ge et al. §3.2.
     """
     _at_least(1, n_tokens=n_tokens)
     return [Window(write=tuple(range(n_tokens)))]
@@ -50,6 +60,12 @@ def whole(n_tokens: int) -> list[Window]:
 
 def sliding(n_frames: int, tokens_per_frame: int, context_frames: int) -> list[Window]:
     """Write ``context_frames`` frames at once, then one frame at a time after as many.
+
+        frame     0    1    2    3    4   (two frames of context)
+        window 0  w    w
+        window 1  p    p    w             p past, read after the condition
+        window 2       p    p    w        w written
+        window 3            p    p    w
 
     Args:
         n_frames: latent frames of the canvas, >= 1.
@@ -62,7 +78,7 @@ def sliding(n_frames: int, tokens_per_frame: int, context_frames: int) -> list[W
     Raises:
         ValueError: an argument is below 1.
 
-    Source: paper section 3.2, sliding-window attention.
+    Source: Ge et al. §3.2, sliding-window attention.
     """
     _at_least(
         1, n_frames=n_frames, tokens_per_frame=tokens_per_frame, context_frames=context_frames
@@ -81,6 +97,10 @@ def sliding(n_frames: int, tokens_per_frame: int, context_frames: int) -> list[W
 def infill(n_frames: int, tokens_per_frame: int, stride: int) -> list[Window]:
     """Write the frames between key frames 0, stride, 2 * stride ... that are already known.
 
+        frame     0    1    2    3    4    5    6    7    8   (stride 4)
+        window 0  p    w    w    w    f                       p past, f future, w written
+        window 1                      p    w    w    w    f
+
     Args:
         n_frames: latent frames of the canvas, a multiple of ``stride`` plus 1.
         tokens_per_frame: tokens of one latent frame, >= 1.
@@ -92,7 +112,7 @@ def infill(n_frames: int, tokens_per_frame: int, stride: int) -> list[Window]:
     Raises:
         ValueError: an argument is out of range.
 
-    Source: paper section 3.3, interpolation transformer.
+    Source: Ge et al. §3.3, interpolation transformer.
     """
     _at_least(1, n_frames=n_frames, tokens_per_frame=tokens_per_frame)
     _at_least(2, stride=stride)
@@ -112,16 +132,58 @@ def infill(n_frames: int, tokens_per_frame: int, stride: int) -> list[Window]:
     ]
 
 
-def spatial(
-    canvas_shape: tuple[int, int, int],
-    window_shape: tuple[int, int, int],
-    context_frames: int,
-) -> list[Window]:
+@dataclass(frozen=True)
+class SpatialWindows(Sequence[Window]):
+    """The windows of ``spatial``, each made when it is asked for: together they would fill memory.
+
+    Args:
+        canvas_shape: latent (frames, rows, columns) of the canvas.
+        window_shape: latent (frames, rows, columns) of the training clip.
+        context_frames: frames before the token.
+    """
+
+    canvas_shape: Size3
+    window_shape: Size3
+    context_frames: int
+
+    def __len__(self) -> int:
+        return math.prod(self.canvas_shape)
+
+    @overload
+    def __getitem__(self, number: int) -> Window: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Window]: ...
+    def __getitem__(self, number: int | slice) -> Window | list[Window]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        token = range(len(self))[number]
+        _, rows, columns = self.canvas_shape
+        place = (token // (rows * columns), token // columns % rows, token % columns)
+        centres = (self.context_frames, self.window_shape[1] // 2, self.window_shape[2] // 2)
+        sizes = zip(place, self.canvas_shape, self.window_shape, centres, strict=True)
+        t, y, x = (_window_start(*size) for size in sizes)
+        box = self._box + ((t * rows + y) * columns + x)
+        return Window(write=(token,), past=tuple(box[box < token].tolist()))
+
+    @functools.cached_property
+    def _box(self) -> np.ndarray:
+        """Canvas indices of the window at the canvas' first corner, in raster order."""
+        _, rows, columns = self.canvas_shape
+        t, y, x = np.indices(self.window_shape)
+        return ((t * rows + y) * columns + x).ravel()
+
+
+def spatial(canvas_shape: Size3, window_shape: Size3, context_frames: int) -> Sequence[Window]:
     """Write a canvas larger than the model's clip in every direction, one token a window.
 
     Each token sees the tokens before it in a box of the training size. The box is centred on the
     token in rows and columns, has ``context_frames`` frames before it in time, and stops at the
-    canvas' borders.
+    canvas' borders. One frame of it, in the middle and at a corner (p past, w written):
+
+        . . . . . .      p p w . . .
+        . p p p . .      . . . . . .
+        . p w . . .      . . . . . .
+        . . . . . .      . . . . . .
 
     Args:
         canvas_shape: latent (frames, rows, columns) of the canvas.
@@ -129,7 +191,7 @@ def spatial(
         context_frames: frames before the token, 0 <= context_frames < window frames.
 
     Returns:
-        One window for each canvas token, in raster order.
+        One window for each canvas token, in raster order; they are made when asked for.
 
     Raises:
         ValueError: a size is out of range.
@@ -144,21 +206,14 @@ def spatial(
         raise ValueError(
             f"context_frames got {context_frames}; expected 0 to {window_shape[0] - 1}"
         )
-    centres = (context_frames, window_shape[1] // 2, window_shape[2] // 2)
-    starts = [
-        [_window_start(i, *sizes) for i in range(sizes[0])]
-        for sizes in zip(canvas_shape, window_shape, centres, strict=True)
-    ]
-    _, rows, columns = canvas_shape
-    schedule = []
-    for t, y, x in _raster(canvas_shape):
-        t0, y0, x0 = starts[0][t], starts[1][y], starts[2][x]
-        token = (t * rows + y) * columns + x
-        box = (
-            ((t0 + dt) * rows + y0 + dy) * columns + x0 + dx for dt, dy, dx in _raster(window_shape)
-        )
-        schedule.append(Window(write=(token,), past=tuple(i for i in box if i < token)))
-    return schedule
+    return SpatialWindows(canvas_shape, window_shape, context_frames)
+
+
+def longest_window(schedule: Sequence[Window]) -> int:
+    """Canvas tokens of a schedule's longest window; 0 where there is none."""
+    if isinstance(schedule, SpatialWindows):
+        return math.prod(schedule.window_shape)
+    return max((window.n_tokens for window in schedule), default=0)
 
 
 def check_schedule(
@@ -184,6 +239,10 @@ def check_schedule(
         ValueError: a token lies outside the canvas, is written twice, is read before it is
             known, is never written though unknown, or a window is longer than the block.
     """
+    if isinstance(schedule, SpatialWindows):
+        # Each writes the next token after tokens before it, so it is sound if sizes are.
+        _check_sizes(schedule, n_tokens, n_condition_tokens, block_size)
+        return
     at_hand = set(known)
     written: set[int] = set()
     for number, window in enumerate(schedule):
@@ -200,17 +259,33 @@ def check_schedule(
                 raise ValueError(f"{name} writes token {index}, which was written before")
             written.add(index)
         at_hand.update(window.write)
-        # The last token of a window is predicted, never fed.
-        n_inputs = n_condition_tokens + window.n_tokens - 1
-        if block_size is not None and n_inputs > block_size:
-            raise ValueError(
-                f"{name} needs {n_inputs} inputs ({n_condition_tokens} condition + "
-                f"{window.n_tokens} video tokens - 1); expected at most block_size {block_size}"
-            )
+        _check_length(name, window.n_tokens, n_condition_tokens, block_size)
     missing = n_tokens - len(at_hand)
     if complete and missing > 0:
         first = next(i for i in range(n_tokens) if i not in at_hand)
         raise ValueError(f"the schedule leaves {missing} tokens unknown; the first is {first}")
+
+
+def _check_length(name: str, n_tokens: int, n_condition: int, block_size: int | None) -> None:
+    n_inputs = n_condition + n_tokens - 1  # the last token of a window is predicted, never fed
+    if block_size is not None and n_inputs > block_size:
+        raise ValueError(
+            f"{name} needs {n_inputs} inputs ({n_condition} condition + {n_tokens} video tokens "
+            f"- 1); expected at most block_size {block_size}"
+        )
+
+
+def _check_sizes(
+    schedule: SpatialWindows, n_tokens: int, n_condition: int, block_size: int | None
+) -> None:
+    if len(schedule) > n_tokens:
+        raise ValueError(f"window {n_tokens} writes token {n_tokens}; expected 0 to {n_tokens - 1}")
+    if len(schedule) < n_tokens:
+        raise ValueError(
+            f"the schedule leaves {n_tokens - len(schedule)} tokens unknown; the first is "
+            f"{len(schedule)}"
+        )
+    _check_length("the last window", longest_window(schedule), n_condition, block_size)
 
 
 def _window_start(i: int, canvas: int, window: int, centre: int) -> int:
@@ -218,11 +293,6 @@ def _window_start(i: int, canvas: int, window: int, centre: int) -> int:
     if i <= centre:
         return 0
     return min(i - centre, canvas - window)
-
-
-def _raster(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
-    frames, rows, columns = shape
-    return ((t, y, x) for t in range(frames) for y in range(rows) for x in range(columns))
 
 
 def _named(what: str, shape: tuple[int, int, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import torch
 from load_script import load_script
 from sampler_runs import HIERARCHICAL, hierarchical, refused, run, save_models
 
-from tats.sampling import TokenFilter, decode, infill, sliding
+from tats.sampling import TokenFilter, fill, infill, sliding
 
 LENGTH = "--sample_length 8 --n_sample 3"
 
@@ -61,10 +61,10 @@ def test_greedy_clips_are_those_of_the_two_loops_run_by_hand(
     keys_by, fill_by = (load(models[kind], models["vqgan"]) for kind in ("uncond", "fill"))
     start, greedy = torch.zeros(1, 1, dtype=torch.int64), TokenFilter(temperature=0.0)
     unknown = torch.full((1, 3 * 16), -1)
-    keys = decode(keys_by.transformer, unknown, start, sliding(3, 16, context), token_filter=greedy)
+    keys = fill(keys_by.transformer, unknown, start, sliding(3, 16, context), token_filter=greedy)
     canvas = torch.full((1, 9, 16), -1)
     canvas[:, ::4] = keys.view(1, 3, 16)
-    codes = decode(
+    codes = fill(
         fill_by.transformer, canvas.flatten(1), start, infill(9, 16, 4), token_filter=greedy,
         interpolation=interpolation,
     )  # fmt: skip

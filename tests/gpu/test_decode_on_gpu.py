@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from small_models import small_gpt
 from tiny import tiny_vqgan
 
-from tats.sampling import TokenFilter, decode, infill, sliding, whole
-from tats.sampling.engines.prepared import PreparedGPT
+from tats.sampling import TokenFilter, engines, fill, infill, sliding, whole
+from tats.sampling.engines import quantize_
 from tats.sampling.pixels import FrameDecoder
 
 pytestmark = [
@@ -37,10 +38,10 @@ def test_captured_steps_give_the_processors_tokens(token_filter: TokenFilter, sc
     n_tokens = schedule[-1].write[-1] + 1
     canvas, condition = torch.full((3, n_tokens), -1), torch.randint(40, (3, 1))
     settings: dict[str, Any] = {"token_filter": token_filter, "seeds": [1, 2, 3]}
-    expected = decode(gpt, canvas, condition, schedule, **settings)
-    prepared = PreparedGPT(gpt.cuda())
+    expected = fill(gpt, canvas, condition, schedule, **settings)
+    on_gpu = copy.deepcopy(gpt).cuda()
     for _ in range(2):  # the second time replays what the first captured
-        made = decode(prepared, canvas.cuda(), condition.cuda(), schedule, **settings).cpu()
+        made = fill(on_gpu, canvas.cuda(), condition.cuda(), schedule, **settings).cpu()
         # Another order of additions may flip a token whose number lies on a boundary, and with
         # it the tokens behind it.
         same = (made == expected).all(dim=1)
@@ -54,36 +55,37 @@ def test_captured_infill_sees_both_key_frames() -> None:
     condition = torch.zeros(2, 1, dtype=torch.int64)
     for interpolation in ("released", "trained"):
         settings: dict[str, Any] = {"token_filter": FILTERS[0], "interpolation": interpolation}
-        expected = decode(gpt.cpu(), canvas, condition, infill(4, 3, 3), **settings)
-        prepared = PreparedGPT(gpt.cuda())
-        made = decode(prepared, canvas.cuda(), condition.cuda(), infill(4, 3, 3), **settings)
+        expected = fill(gpt, canvas, condition, infill(4, 3, 3), **settings)
+        on_gpu = copy.deepcopy(gpt).cuda()
+        made = fill(on_gpu, canvas.cuda(), condition.cuda(), infill(4, 3, 3), **settings)
         assert torch.equal(made.cpu(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("weights", ["full", "int8"])
 def test_half_precision_and_int8_weights_sample(dtype: torch.dtype, weights: Any) -> None:
-    prepared = PreparedGPT(
-        small_gpt(vocab_size=40, block_size=64).to("cuda", dtype), weights=weights
-    )
+    gpt = small_gpt(vocab_size=40, block_size=64).to("cuda", dtype)
+    if weights == "int8":
+        quantize_(gpt)
     canvas = torch.full((4, 64), -1, device="cuda")
     condition = torch.zeros(4, 1, dtype=torch.int64, device="cuda")
-    made = decode(prepared, canvas, condition, whole(64), seeds=range(4))
+    made = fill(gpt, canvas, condition, whole(64), seeds=range(4))
     assert made.min() >= 0 and made.max() < 40 and len(set(made.flatten().tolist())) > 5
 
 
 def test_a_step_waits_for_no_token() -> None:
-    prepared = PreparedGPT(small_gpt(vocab_size=40, block_size=64).cuda())
+    gpt = small_gpt(vocab_size=40, block_size=64).cuda()
     canvas = torch.full((2, 64), -1, device="cuda")
     condition = torch.zeros(2, 1, dtype=torch.int64, device="cuda")
-    decode(prepared, canvas, condition, whole(64), seeds=[0, 1])
-    assert prepared.kept_step is not None
-    step = prepared.kept_step[1]
-    step._slot.fill_(1)
+    fill(gpt, canvas, condition, whole(64), seeds=[0, 1])
+    engine = engines._kept[gpt].engine
+    engine.cache.length = 1
+    engine._slot.fill_(1)
+    token = engine._token[:, 0]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for slot in range(1, 40):
-            step(slot)
+        for _ in range(1, 40):
+            token = engine.step(token)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

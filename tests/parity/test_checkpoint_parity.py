@@ -18,7 +18,7 @@ from tats import load_transformer, load_vqgan
 from tats.flags import with_defaults
 from tats.models.transformer import NOT_THE_GPTS, accuracy
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN
-from tats.sampling import TokenFilter, decode, whole
+from tats.sampling import TokenFilter, fill, whole
 from tats.training.trainer import transformer_learning_rate, vqgan_learning_rate
 from tats.weights.checkpoint import read_checkpoint, read_content
 
@@ -153,7 +153,7 @@ def test_greedy_tokens_of_the_uncached_sampler_are_equal(reference: Any, parity:
     data = reference.tensors("gpt/gpt_label.safetensors")
     condition, want = data["c_indices"], data["taming_sample_greedy"]
     canvas, greedy = torch.full_like(want, -1), TokenFilter(temperature=0.0)
-    tokens = decode(gpt, canvas, condition, whole(12), token_filter=greedy)
+    tokens = fill(gpt, canvas, condition, whole(12), token_filter=greedy)
     parity.exact("greedy tokens, uncached", tokens, want)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tats.models.gpt import GPT, KVCache, training_mask
 from tats.sampling import Window
-from tats.sampling.fill import decode_one_token, plan_slots, prefill
+from tats.sampling.engines.plain import decode_one_token, prefill
+from tats.sampling.slots import plan_slots
 
 CAUSAL = ["gpt_label", "gpt_uncond", "gpt_text", "gpt_stft", "gpt_hier_ar", "gpt_hier_interp"]
 GRID = "gpt_vtokens"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tats.models.gpt import GPT
 from tats.models.transformer import Net2NetTransformer
-from tats.sampling import TokenFilter, Window, decode, infill, sliding, spatial, whole
+from tats.sampling import TokenFilter, Window, fill, infill, sliding, spatial, whole
 
 TOKENS_PER_FRAME = 16
 GREEDY = TokenFilter(temperature=0.0)
@@ -23,7 +23,7 @@ def sampled(reference) -> dict[str, Tensor]:
 
 def greedy(gpt: GPT, condition: Tensor, schedule: list[Window], n_tokens: int) -> Tensor:
     canvas = torch.full((len(condition), n_tokens), -1)
-    return decode(gpt, canvas, condition, schedule, token_filter=GREEDY)
+    return fill(gpt, canvas, condition, schedule, token_filter=GREEDY)
 
 
 def codes_of(model: Net2NetTransformer, tokens: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def test_hierarchical_sampling_is_equal(
     canvas = torch.full((2, n_frames, TOKENS_PER_FRAME), -1)
     canvas[:, ::4] = keys
     schedule = infill(n_frames, TOKENS_PER_FRAME, stride=4)
-    tokens = decode(
+    tokens = fill(
         model.transformer, canvas.flatten(1), START, schedule, token_filter=GREEDY,
         interpolation="released",
     )  # fmt: skip

@@ -16,8 +16,7 @@ from load_script import REPOSITORY, load_script
 from small_models import small_gpt
 from torch import Tensor
 
-from tats.sampling import TokenFilter, Window, infill, sliding, spatial, whole
-from tats.sampling import decode as fill
+from tats.sampling import TokenFilter, Window, fill, infill, sliding, spatial, whole
 
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
 ROOMS = ("tats", "scripts", "benchmarks")

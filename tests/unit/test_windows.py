@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from tats.sampling import Window, check_schedule, infill, sliding, spatial, whole
+from tats.sampling.windows import longest_window
 
 
 def frames(*numbers: int, tokens: int = 2) -> tuple[int, ...]:
@@ -38,7 +39,7 @@ def test_infill_writes_between_neighbouring_key_frames() -> None:
 
 def test_spatial_window_is_the_whole_canvas_where_sizes_agree() -> None:
     schedule = spatial((2, 2, 2), (2, 2, 2), context_frames=1)
-    assert schedule == [Window(write=(i,), past=tuple(range(i))) for i in range(8)]
+    assert list(schedule) == [Window(write=(i,), past=tuple(range(i))) for i in range(8)]
 
 
 @pytest.mark.parametrize("canvas", [5, 6, 9])
@@ -128,3 +129,19 @@ def test_schedules_that_cannot_work_are_refused(
 def test_sizes_out_of_range_are_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_spatial_windows_are_made_when_asked_for() -> None:
+    schedule = spatial((256, 16, 16), (4, 15, 15), 1)
+    check_schedule(schedule, n_tokens=len(schedule), block_size=4 * 15 * 15)
+    assert len(schedule) == 65536 and schedule[65535] == schedule[-1] == schedule[65530:][-1]
+    assert schedule[0] == Window(write=(0,))
+    assert longest_window(schedule) == max(len(w.past) for w in schedule[-16:]) + 1 == 900
+    for n_tokens, message in ((65535, "writes token 65535"), (65537, "leaves 1 tokens unknown")):
+        with pytest.raises(ValueError, match=message):
+            check_schedule(schedule, n_tokens=n_tokens)
+
+
+def test_lazy_windows_are_sound_by_the_check_of_all() -> None:
+    schedule = spatial((3, 4, 5), (2, 3, 4), 1)
+    check_schedule(list(schedule), n_tokens=60, block_size=24)

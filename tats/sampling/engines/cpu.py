@@ -1,7 +1,8 @@
 """One decoding step on a CPU as one call of compiled code; ``cpu_step.cpp`` says why and how.
 
 The code is compiled when TATS is installed, if there is a C++ compiler. Without it everything
-decodes as well, operation by operation, only slower; ``is_built`` says which it is.
+decodes as well, operation by operation, only slower; ``is_built`` says which it is. Weights may be
+stored in bfloat16 or 8 bits; the arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -11,19 +12,16 @@ import functools
 import importlib.machinery
 import logging
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tats.models.gpt import KVCache
-
-if TYPE_CHECKING:
-    from tats.sampling.engines.prepared import PreparedBlock
+from tats.models.gpt import GPT, KVCache, join_
+from tats.sampling.engines.plain import Engine
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +32,37 @@ X86 = ("x86_64", "AMD64")
 CACHE_TYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
+class CpuEngine(Engine):
+    """Takes a token through all layers in one call of compiled code; see ``Engine``."""
+
+    def __init__(self, gpt: GPT, **sizes: Any) -> None:
+        super().__init__(gpt, **sizes)
+        self._layers = CompiledLayers(gpt)
+        self._head = StoredMatrix(gpt.head.weight[self.lowest_token : self.end_token], None, None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32, in whatever type weights are stored."""
+        return torch.float32
+
+    def logits(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+        """Logits of the tokens that may be drawn."""
+        return self._head.few_rows(hidden)
+
+    def _feed(self, token: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        assert self.plan is not None, "a window begins before it goes on"
+        gpt, slot = self.gpt, self.cache.length
+        mask, video_positions = self.plan.inputs(slot, slot + 1)
+        positions = gpt.pos_emb[0, self.plan.positions[slot : slot + 1]]
+        x = gpt.embed(token[:, None], positions, video_positions)
+        hidden = self._layers.step(x[:, 0].float(), self.cache, None if mask is None else mask[0])
+        self.cache.length += 1
+        return hidden
+
+
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A linear layer in the form the compiled step reads; called on rows, it multiplies them.
+    """A linear layer in the form the compiled step reads.
 
     Args:
         weight: (out, in) float32, bfloat16 or int8.
@@ -48,15 +74,20 @@ class StoredMatrix:
     scale: Tensor | None
     bias: Tensor | None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply float32 (B, S, in), for any number of rows; (B, S, out)."""
-        weight = self.weight.float()
-        if self.scale is not None:
-            weight = weight * self.scale[:, None]
-        return F.linear(x, weight, self.bias)
+    @classmethod
+    def of(cls, *layers: Any) -> StoredMatrix:
+        """See linear layers, ``Int8Linear`` ones perhaps, whose parts lie together as one."""
 
-    def few_rows(self, x: Tensor) -> Tensor:
-        """Multiply float32 (B, in) as the compiled step does; (B, out)."""
+        def part(name: str) -> Tensor | None:
+            parts = [getattr(layer, name).detach() for layer in layers if hasattr(layer, name)]
+            return join_(parts) if parts else None
+
+        weight, scale, bias = (part(name) for name in ("weight", "scale", "bias"))
+        assert weight is not None
+        return cls(weight, *(None if p is None else p.float() for p in (scale, bias)))
+
+    def few_rows(self, x: Float[Tensor, "B I"]) -> Float[Tensor, "B O"]:
+        """Multiply float32 rows as the compiled step does."""
         library = _library()
         assert library is not None
         n_out, n_in = self.weight.shape
@@ -71,35 +102,54 @@ class StoredMatrix:
 class CompiledLayers:
     """All layers of a GPT and its last norm, for one new token a sample.
 
+    Its matrices are the model's own, so no second copy is held.
+
     Args:
-        layers: at least one; their norms in float32, their matrices ``StoredMatrix`` of one type.
-        ln_f: the last norm, in float32.
-        n_head: attention heads.
+        gpt: on the CPU; its projections are joined.
     """
 
-    def __init__(self, layers: Sequence[PreparedBlock], ln_f: nn.LayerNorm, *, n_head: int) -> None:
-        self._layers = (_Layer * len(layers))(*(_Layer.of(layer) for layer in layers))
-        self._tensors = (list(layers), ln_f)  # the structures only point to them
-        matrix: Any = layers[0].proj
+    def __init__(self, gpt: GPT) -> None:
+        gpt.join_projections_()
+        self._tensors: list[Any] = []  # the structures only point to them
+        blocks: Any = gpt.blocks
+        self._layers = (_Layer * len(blocks))(*map(self._layer, blocks))
+        ln_f = self._norm(gpt.ln_f)
         self._net = _Network(
-            n_layer=len(layers),
-            n_head=n_head,
-            width=len(matrix.weight),
-            weight_type=WEIGHT_TYPES[matrix.weight.dtype],
+            n_layer=gpt.n_layer,
+            n_head=gpt.n_head,
+            width=gpt.n_embd,
+            weight_type=WEIGHT_TYPES[blocks[0].attn.proj.weight.dtype],
             layers=self._layers,
-            ln_f=_Norm.of(ln_f),
+            ln_f=ln_f,
         )
 
-    def step(self, x: Tensor, cache: KVCache, visible: Tensor | None) -> Tensor:
+    def _layer(self, block: Any) -> _Layer:
+        attention, mlp = block.attn, block.mlp
+        matrices = [
+            StoredMatrix.of(attention.query, attention.key, attention.value),
+            *(StoredMatrix.of(layer) for layer in (attention.proj, mlp[0], mlp[2])),
+        ]
+        self._tensors += matrices
+        norms = (self._norm(block.ln1), self._norm(block.ln2))
+        return _Layer(*norms, *map(_Matrix.of, matrices))
+
+    def _norm(self, norm: nn.LayerNorm) -> _Norm:
+        weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
+        self._tensors += [weight, bias]
+        return _Norm(_address(weight), _address(bias), norm.eps)
+
+    def step(
+        self, x: Float[Tensor, "B D"], cache: KVCache, visible: Bool[Tensor, " slots"] | None
+    ) -> Float[Tensor, "B D"]:
         """Append one slot to the cache.
 
         Args:
-            x: embeddings of the new tokens, float32 (B, D).
+            x: embeddings of the new tokens, float32.
             cache: keys and values of the slots before; its length is left as it is.
-            visible: bool (slots so far + 1,), True where the new slot may look; None everywhere.
+            visible: of the slots so far and the new one, True where it may look; None everywhere.
 
         Returns:
-            Hidden states, float32 (B, D).
+            Hidden states, float32.
         """
         library = _library()
         assert library is not None
@@ -180,21 +230,12 @@ class _Norm(ctypes.Structure):
         ("eps", ctypes.c_float),
     ]
 
-    @classmethod
-    def of(cls, norm: nn.LayerNorm) -> _Norm:
-        return cls(_address(norm.weight), _address(norm.bias), norm.eps)
-
 
 class _Layer(ctypes.Structure):
     _fields_ = [
         *((name, _Norm) for name in ("ln1", "ln2")),
         *((name, _Matrix) for name in ("qkv", "proj", "widen", "narrow")),
     ]
-
-    @classmethod
-    def of(cls, layer: PreparedBlock) -> _Layer:
-        matrices = (layer.qkv, layer.proj, layer.widen, layer.narrow)
-        return cls(_Norm.of(layer.ln1), _Norm.of(layer.ln2), *map(_Matrix.of, matrices))
 
 
 class _Network(ctypes.Structure):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import shutil
 from typing import Any
@@ -12,12 +11,14 @@ import pytest
 import torch
 from small_models import small_gpt
 from torch import Tensor
+from torch.nn import functional as F
 
 from tats.models.gpt import GPT
-from tats.sampling import decode, whole
+from tats.sampling import TokenFilter, fill, whole
+from tats.sampling.engines import Engine, quantize_
 from tats.sampling.engines import cpu as cpu_step
-from tats.sampling.engines.cpu import StoredMatrix
-from tats.sampling.engines.prepared import PreparedGPT
+from tats.sampling.engines.cpu import CpuEngine, StoredMatrix
+from tats.sampling.slots import SlotPlan
 
 needs_the_step = pytest.mark.skipif(not cpu_step.is_built(), reason="there was no C++ compiler")
 
@@ -33,22 +34,15 @@ def trained_gpt(**sizes: Any) -> GPT:
 
 @torch.no_grad()
 def hidden_states(
-    model: GPT | PreparedGPT, tokens: Tensor, mask: Tensor | None = None, n_prefill: int = 3
+    kind: type[Engine], gpt: GPT, tokens: Tensor, mask: Tensor | None = None, n_read: int = 3
 ) -> Tensor:
-    """Read some tokens at once and the others one by one; (B, S - n_prefill, D)."""
-    n_tokens = tokens.shape[1]
-    cache, positions = model.new_cache(len(tokens), n_tokens), torch.arange(n_tokens)
-    bounds = [0, *range(n_prefill, n_tokens + 1)]
-    states = [
-        model.forward_cached(
-            tokens[:, start:stop],
-            positions[start:stop],
-            cache,
-            mask=None if mask is None else mask[start:stop, :stop],
-        )
-        for start, stop in itertools.pairwise(bounds)
-    ]
-    return torch.cat(states[1:], dim=1)
+    """Read some tokens at once and the others one by one; (B, S - n_read, D) of the latter."""
+    n_samples, n_tokens = tokens.shape
+    sizes: dict[str, Any] = {"token_filter": TokenFilter(), "valid_tokens": (0, gpt.vocab_size)}
+    engine = kind(gpt, batch_size=n_samples, n_slots=n_tokens, **sizes)
+    plan = SlotPlan((), n_read, n_read - 1, torch.arange(n_tokens), mask, None)
+    engine.begin(plan, tokens[:, :n_read], torch.rand(n_samples, 1))
+    return torch.stack([engine._feed(token) for token in tokens.T[n_read:]], dim=1)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
@@ -63,9 +57,9 @@ def test_installing_with_a_compiler_builds_the_step() -> None:
 def test_hidden_states_are_the_gpts(width: int, n_head: int, n_samples: int) -> None:
     gpt = trained_gpt(n_embd=width, n_head=n_head)
     tokens = torch.randint(40, (n_samples, 9))
-    expected = hidden_states(gpt, tokens)
+    expected = hidden_states(Engine, gpt, tokens)
     torch.testing.assert_close(
-        hidden_states(PreparedGPT(gpt), tokens), expected, rtol=1e-5, atol=1e-5
+        hidden_states(CpuEngine, gpt, tokens), expected, rtol=1e-5, atol=1e-5
     )
 
 
@@ -75,9 +69,9 @@ def test_only_visible_slots_are_looked_at() -> None:
     tokens = torch.randint(40, (2, 9))
     mask = torch.rand(9, 9) < 0.5
     mask |= torch.eye(9, dtype=torch.bool)
-    expected = hidden_states(gpt, tokens, mask)
+    expected = hidden_states(Engine, gpt, tokens, mask)
     torch.testing.assert_close(
-        hidden_states(PreparedGPT(gpt), tokens, mask), expected, rtol=1e-5, atol=1e-5
+        hidden_states(CpuEngine, gpt, tokens, mask), expected, rtol=1e-5, atol=1e-5
     )
 
 
@@ -89,7 +83,10 @@ def test_large_activations_overflow_nowhere() -> None:
             parameter.mul_(30)
     tokens = torch.randint(40, (2, 9))
     torch.testing.assert_close(
-        hidden_states(PreparedGPT(gpt), tokens), hidden_states(gpt, tokens), rtol=1e-4, atol=1e-3
+        hidden_states(CpuEngine, gpt, tokens),
+        hidden_states(Engine, gpt, tokens),
+        rtol=1e-4,
+        atol=1e-3,
     )
 
 
@@ -98,10 +95,9 @@ def test_bfloat16_is_how_numbers_are_stored_not_how_they_are_added_up() -> None:
     gpt = trained_gpt(n_embd=64)
     tokens = torch.randint(40, (2, 9))
     stored = copy.deepcopy(gpt).bfloat16()
-    prepared = PreparedGPT(copy.deepcopy(stored))
-    exact = hidden_states(stored.float(), tokens)
-    got = hidden_states(prepared, tokens)
-    assert got.dtype == torch.float32 and prepared.new_cache(1, 1).keys.dtype == torch.bfloat16
+    exact = hidden_states(Engine, copy.deepcopy(stored).float(), tokens)
+    got = hidden_states(CpuEngine, stored, tokens)
+    assert got.dtype == torch.float32 and stored.new_cache(1, 1).keys.dtype == torch.bfloat16
     error = (got - exact).norm() / exact.norm()
     assert 0 < error < 0.003  # keys and values are rounded, by 2^-9 at most
 
@@ -111,8 +107,10 @@ def test_bfloat16_is_how_numbers_are_stored_not_how_they_are_added_up() -> None:
 def test_8_bit_weights_change_hidden_states_by_percents(dtype: torch.dtype) -> None:
     gpt = trained_gpt(n_embd=64)
     tokens = torch.randint(40, (2, 9))
-    rounded = PreparedGPT(copy.deepcopy(gpt).to(dtype), weights="int8")
-    exact, got = hidden_states(gpt, tokens), hidden_states(rounded, tokens)
+    rounded = copy.deepcopy(gpt).to(dtype)
+    quantize_(rounded)
+    exact = hidden_states(Engine, gpt, tokens)
+    got = hidden_states(CpuEngine, rounded, tokens)
     assert 0 < (got - exact).norm() / exact.norm() < 0.03
 
 
@@ -120,21 +118,23 @@ def test_8_bit_weights_change_hidden_states_by_percents(dtype: torch.dtype) -> N
 @pytest.mark.parametrize("weights", ["full", "int8"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_samples_do_not_change_each_other_by_a_bit(dtype: torch.dtype, weights: Any) -> None:
-    prepared = PreparedGPT(trained_gpt(n_embd=40).to(dtype), weights=weights)
+    gpt = trained_gpt(n_embd=40).to(dtype)
+    if weights == "int8":
+        quantize_(gpt)
     condition, canvas = torch.randint(40, (7, 1)), torch.full((7, 19), -1)
-    together = decode(prepared, canvas, condition, whole(19), seeds=range(7))
+    together = fill(gpt, canvas, condition, whole(19), seeds=range(7))
     for i in range(7):
-        alone = decode(prepared, canvas[:1], condition[i : i + 1], whole(19), seeds=[i])
+        alone = fill(gpt, canvas[:1], condition[i : i + 1], whole(19), seeds=[i])
         assert torch.equal(alone[0], together[i])
 
 
 @needs_the_step
 def test_several_threads_compute_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = PreparedGPT(trained_gpt(n_embd=72, n_head=2))
+    gpt = trained_gpt(n_embd=72, n_head=2)
     tokens, results = torch.randint(40, (5, 19)), []
     for n_threads in (1, 4, 4, 4):
         monkeypatch.setattr(cpu_step, "_n_threads", lambda _, n=n_threads: n)
-        results.append(hidden_states(prepared, tokens))
+        results.append(hidden_states(CpuEngine, gpt, tokens))
     assert all(torch.equal(result, results[0]) for result in results[1:])
 
 
@@ -144,7 +144,8 @@ def test_several_threads_compute_what_one_does(monkeypatch: pytest.MonkeyPatch) 
 def test_few_rows_are_multiplied_as_many_are(n_rows: int, n_out: int) -> None:
     matrix = StoredMatrix(torch.randn(n_out, 21), torch.rand(n_out), torch.randn(n_out))
     x = torch.randn(n_rows, 21)
-    torch.testing.assert_close(matrix.few_rows(x), matrix(x), rtol=1e-5, atol=1e-5)
+    expected = F.linear(x, matrix.weight * matrix.scale[:, None], matrix.bias)
+    torch.testing.assert_close(matrix.few_rows(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_build_of_another_version_is_not_used(

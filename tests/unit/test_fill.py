@@ -1,7 +1,8 @@
-"""The decode engine: equal to full forwards, one sample's tokens its own, mistakes refused."""
+"""The sampling loop: equal to full forwards, one sample's tokens its own, mistakes refused."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from small_models import small_gpt
 from torch import Tensor
 
+from tats.flags import Interpolation
 from tats.models.gpt import GPT
-from tats.sampling import TokenFilter, Window, decode, infill, sliding, spatial, whole
-from tats.sampling.fill import Interpolation, plan_slots, prefill
+from tats.sampling import TokenFilter, Window, fill, filled_windows, infill, sliding, spatial, whole
+from tats.sampling.engines.plain import prefill
+from tats.sampling.slots import plan_slots
 
 GREEDY = TokenFilter(temperature=0.0)
 NARROW = TokenFilter(top_k=8, top_p=0.9)
@@ -43,7 +46,7 @@ def test_cached_decoding_equals_full_forwards(schedule: list[Window], n_conditio
     canvas = unknown(2, max(window.write[-1] for window in schedule) + 1)
     condition = torch.randint(40, (2, n_condition))
     expected = by_full_forwards(gpt, canvas, condition, schedule)
-    assert torch.equal(decode(gpt, canvas, condition, schedule, token_filter=GREEDY), expected)
+    assert torch.equal(fill(gpt, canvas, condition, schedule, token_filter=GREEDY), expected)
 
 
 def test_spatial_windows_give_each_token_its_place_in_the_grid() -> None:
@@ -59,7 +62,7 @@ def test_spatial_windows_give_each_token_its_place_in_the_grid() -> None:
         cbox = torch.tensor([[y0, y0 + 2, x0, x0 + 3]]).expand(2, 4)
         inputs = torch.cat([condition, box[:, :n_known]], dim=1)
         expected[:, token] = gpt(inputs, cbox=cbox)[:, -1].argmax(dim=1)
-    assert torch.equal(decode(gpt, canvas, condition, schedule, token_filter=GREEDY), expected)
+    assert torch.equal(fill(gpt, canvas, condition, schedule, token_filter=GREEDY), expected)
 
 
 def interpolation_model(tokens_per_frame: int, n_frames: int) -> GPT:
@@ -79,7 +82,7 @@ def test_trained_infill_equals_the_full_training_forward() -> None:
     canvas = key_frame_canvas(4, tokens_per_frame, stride=3)
     condition = torch.randint(40, (2, 1))
     schedule = infill(4, tokens_per_frame, stride=3)
-    result = decode(gpt, canvas, condition, schedule, token_filter=GREEDY, interpolation="trained")
+    result = fill(gpt, canvas, condition, schedule, token_filter=GREEDY, interpolation="trained")
     logits = gpt(torch.cat([condition, result], dim=1)[:, :-1])
     assert torch.equal(logits.argmax(dim=2)[:, 3:9], result[:, 3:9])
     assert torch.equal(result[:, :3], canvas[:, :3]) and torch.equal(result[:, 9:], canvas[:, 9:])
@@ -89,7 +92,7 @@ def test_trained_infill_equals_the_full_training_forward() -> None:
 def test_infill_equals_one_uncached_pass_over_the_same_slots(interpolation: Interpolation) -> None:
     gpt, (window,) = interpolation_model(3, n_frames=4), infill(4, 3, stride=3)
     canvas, condition = key_frame_canvas(4, 3, stride=3), torch.zeros(2, 1, dtype=torch.int64)
-    result = decode(
+    result = fill(
         gpt, canvas, condition, [window], token_filter=GREEDY, interpolation=interpolation
     )
     plan = plan_slots(gpt, window, 1, interpolation)
@@ -107,7 +110,7 @@ def test_trained_infill_never_reads_the_last_token_of_the_next_key_frame() -> No
     schedule = infill(4, 3, stride=3)
 
     def new_tokens(start: Tensor, interpolation: Interpolation) -> Tensor:
-        result = decode(
+        result = fill(
             gpt, start, condition, schedule, token_filter=GREEDY, interpolation=interpolation
         )
         return result[:, 3:9]
@@ -126,7 +129,7 @@ def test_infilled_tokens_depend_on_both_key_frames(interpolation: Interpolation)
         changed = canvas.view(2, 4, 3).clone()
         if frame is not None:
             changed[:, frame] = (changed[:, frame] + 1) % 40
-        tokens = decode(
+        tokens = fill(
             gpt, changed.flatten(1), condition, infill(4, 3, 3), token_filter=GREEDY,
             interpolation=interpolation,
         )  # fmt: skip
@@ -140,12 +143,12 @@ def test_a_sample_is_the_same_in_any_batch(token_filter: TokenFilter) -> None:
     gpt = small_gpt(vocab_size=40)
     condition, seeds = torch.randint(40, (5, 1)), [11, 12, 13, 14, 15]
     schedule = sliding(5, 3, 2)
-    together = decode(
+    together = fill(
         gpt, unknown(5, 15), condition, schedule, token_filter=token_filter, seeds=seeds
     )
     assert len({tuple(row) for row in together.tolist()}) == 5
     for part in ([0], [4], [3, 1], [2, 0, 4]):
-        some = decode(
+        some = fill(
             gpt, unknown(len(part), 15), condition[part], schedule, token_filter=token_filter,
             seeds=[seeds[i] for i in part],
         )  # fmt: skip
@@ -157,10 +160,10 @@ def test_an_interrupted_canvas_continues_as_if_it_had_not_been(n_known: int) -> 
     gpt = small_gpt(vocab_size=40)
     condition, schedule = torch.randint(40, (2, 1)), sliding(5, 3, 2)
     settings: dict[str, Any] = {"token_filter": NARROW, "seeds": [3, 4]}
-    at_once = decode(gpt, unknown(2, 15), condition, schedule, **settings)
+    at_once = fill(gpt, unknown(2, 15), condition, schedule, **settings)
     canvas = unknown(2, 15)
     canvas[:, :n_known] = at_once[:, :n_known]
-    assert torch.equal(decode(gpt, canvas, condition, schedule, **settings), at_once)
+    assert torch.equal(fill(gpt, canvas, condition, schedule, **settings), at_once)
 
 
 @pytest.mark.parametrize("interpolation", ["released", "trained"])
@@ -176,10 +179,10 @@ def test_an_interrupted_infill_continues_too(
         "seeds": [3, 4],
         "interpolation": interpolation,
     }
-    at_once = decode(gpt, start, condition, infill(4, 3, 3), **settings)
+    at_once = fill(gpt, start, condition, infill(4, 3, 3), **settings)
     canvas = start.clone()
     canvas[:, known] = at_once[:, known]
-    assert torch.equal(decode(gpt, canvas, condition, infill(4, 3, 3), **settings), at_once)
+    assert torch.equal(fill(gpt, canvas, condition, infill(4, 3, 3), **settings), at_once)
 
 
 def test_known_tokens_are_kept_and_the_canvas_given_is_left_alone() -> None:
@@ -187,19 +190,19 @@ def test_known_tokens_are_kept_and_the_canvas_given_is_left_alone() -> None:
     canvas = unknown(2, 12)
     canvas[:, 2:7] = torch.randint(40, (2, 5))
     before = canvas.clone()
-    result = decode(gpt, canvas, condition, sliding(4, 3, 2), seeds=[0, 1])
+    result = fill(gpt, canvas, condition, sliding(4, 3, 2), seeds=[0, 1])
     assert torch.equal(canvas, before)
     assert torch.equal(result[:, 2:7], before[:, 2:7])
     assert (result >= 0).all()
-    assert torch.equal(decode(gpt, result, condition, sliding(4, 3, 2)), result)
+    assert torch.equal(fill(gpt, result, condition, sliding(4, 3, 2)), result)
 
 
 def test_only_valid_tokens_are_drawn_as_if_the_others_did_not_exist() -> None:
     gpt = small_gpt(vocab_size=40)
     condition = torch.randint(40, (4, 1))
-    sampled = decode(gpt, unknown(4, 12), condition, whole(12), valid_tokens=(7, 20))
+    sampled = fill(gpt, unknown(4, 12), condition, whole(12), valid_tokens=(7, 20))
     assert sampled.min() >= 7 and sampled.max() < 20
-    greedy = decode(
+    greedy = fill(
         gpt, unknown(4, 1), condition, whole(1), token_filter=GREEDY, valid_tokens=(7, 20)
     )
     assert torch.equal(greedy, gpt(condition)[:, :, 7:20].argmax(dim=2) + 7)
@@ -208,7 +211,7 @@ def test_only_valid_tokens_are_drawn_as_if_the_others_did_not_exist() -> None:
     drawn = {
         token
         for seed in range(40)
-        for token in decode(gpt, unknown(1, 1), condition[:1], whole(1), token_filter=narrow,
+        for token in fill(gpt, unknown(1, 1), condition[:1], whole(1), token_filter=narrow,
                             seeds=[seed], valid_tokens=(7, 20)).flatten().tolist()
     }  # fmt: skip
     best = gpt(condition[:1])[0, 0, 7:20].topk(2).indices + 7
@@ -218,7 +221,7 @@ def test_only_valid_tokens_are_drawn_as_if_the_others_did_not_exist() -> None:
 def test_draws_follow_the_model_given_the_seeds() -> None:
     gpt, n_samples = small_gpt(vocab_size=6), 4000
     condition = torch.zeros(n_samples, 1, dtype=torch.int64)
-    first = decode(gpt, unknown(n_samples, 1), condition, whole(1), seeds=range(n_samples))
+    first = fill(gpt, unknown(n_samples, 1), condition, whole(1), seeds=range(n_samples))
     share = torch.bincount(first.flatten(), minlength=6) / n_samples
     expected = gpt(condition[:1])[0, 0].softmax(dim=0)
     # Four standard deviations of a count.
@@ -229,7 +232,7 @@ def test_every_canvas_token_is_decided_by_a_number_of_its_own() -> None:
     gpt, n_samples = small_gpt(vocab_size=4), 500
     torch.nn.init.zeros_(gpt.head.weight)  # every token is equally likely
     condition = torch.zeros(n_samples, 1, dtype=torch.int64)
-    tokens = decode(gpt, unknown(n_samples, 3), condition, whole(3), seeds=range(n_samples))
+    tokens = fill(gpt, unknown(n_samples, 3), condition, whole(3), seeds=range(n_samples))
     counts = torch.bincount((tokens * torch.tensor([16, 4, 1])).sum(dim=1), minlength=64)
     expected = n_samples / 64
     chi_square = ((counts - expected) ** 2 / expected).sum()
@@ -239,7 +242,7 @@ def test_every_canvas_token_is_decided_by_a_number_of_its_own() -> None:
 def test_a_longer_canvas_begins_as_the_shorter_one() -> None:
     gpt, condition = small_gpt(vocab_size=40), torch.zeros(2, 1, dtype=torch.int64)
     short, long = (
-        decode(gpt, unknown(2, 3 * n), condition, sliding(n, 3, 1), seeds=[5, 6]) for n in (3, 7)
+        fill(gpt, unknown(2, 3 * n), condition, sliding(n, 3, 1), seeds=[5, 6]) for n in (3, 7)
     )
     assert torch.equal(long[:, :9], short)
 
@@ -247,22 +250,22 @@ def test_a_longer_canvas_begins_as_the_shorter_one() -> None:
 def test_without_seeds_torch_decides_and_can_be_seeded() -> None:
     gpt, condition = small_gpt(vocab_size=40), torch.zeros(3, 1, dtype=torch.int64)
     torch.manual_seed(1)
-    first, second = (decode(gpt, unknown(3, 12), condition, whole(12)) for _ in range(2))
+    first, second = (fill(gpt, unknown(3, 12), condition, whole(12)) for _ in range(2))
     torch.manual_seed(1)
-    assert torch.equal(decode(gpt, unknown(3, 12), condition, whole(12)), first)
+    assert torch.equal(fill(gpt, unknown(3, 12), condition, whole(12)), first)
     assert not torch.equal(first, second)
 
 
 def test_nothing_is_left_in_the_cache_between_windows_or_calls() -> None:
     gpt, condition = small_gpt(vocab_size=40), torch.zeros(1, 1, dtype=torch.int64)
     schedule = sliding(4, 3, 1)
-    whole_run = decode(gpt, unknown(1, 12), condition, schedule, token_filter=GREEDY)
+    whole_run = fill(gpt, unknown(1, 12), condition, schedule, token_filter=GREEDY)
     other = whole_run.clone()
     other[:, :6] = (other[:, :6] + 1) % 40
     other[:, 6:9], other[:, 9:] = whole_run[:, 6:9], -1
     # Frame 3 sees frame 2 alone, whatever came before it.
     assert torch.equal(
-        decode(gpt, other, condition, schedule, token_filter=GREEDY)[:, 9:], whole_run[:, 9:]
+        fill(gpt, other, condition, schedule, token_filter=GREEDY)[:, 9:], whole_run[:, 9:]
     )
 
 
@@ -292,13 +295,13 @@ def test_inputs_that_do_not_fit_are_refused(changes: dict, message: str) -> None
         "schedule": whole(12),
     }
     with pytest.raises(ValueError, match=message):
-        decode(small_gpt(vocab_size=40), **{**settings, **changes})
+        fill(small_gpt(vocab_size=40), **{**settings, **changes})
 
 
 def test_trained_infill_needs_a_model_trained_for_it() -> None:
     canvas, condition = key_frame_canvas(4, 3, 3), torch.zeros(2, 1, dtype=torch.int64)
     with pytest.raises(ValueError, match="3 future tokens; the model was trained with n_unmasked"):
-        decode(small_gpt(vocab_size=40), canvas, condition, infill(4, 3, 3),
+        fill(small_gpt(vocab_size=40), canvas, condition, infill(4, 3, 3),
                interpolation="trained")  # fmt: skip
 
 
@@ -322,4 +325,38 @@ def test_grid_models_refuse_what_they_have_no_place_for(
     if not schedule[0].future:
         canvas[:] = -1
     with pytest.raises(ValueError, match=message):
-        decode(gpt, canvas, torch.zeros(1, n_condition, dtype=torch.int64), schedule)
+        fill(gpt, canvas, torch.zeros(1, n_condition, dtype=torch.int64), schedule)
+
+
+def test_windows_come_one_by_one_and_a_canvas_left_between_them_goes_on() -> None:
+    gpt, condition = small_gpt(vocab_size=40), torch.randint(40, (2, 1))
+    schedule = sliding(5, 3, 2)
+    settings: dict[str, Any] = {"token_filter": NARROW, "seeds": [3, 4]}
+    at_once = fill(gpt, unknown(2, 15), condition, schedule, **settings)
+    for n_windows in range(len(schedule) + 1):
+        canvas = unknown(2, 15)
+        done = list(
+            itertools.islice(
+                filled_windows(gpt, canvas, condition, schedule, **settings), n_windows
+            )
+        )
+        assert done == schedule[:n_windows]
+        written = [index for window in done for index in window.write]
+        assert torch.equal(canvas[:, written], at_once[:, written])
+        assert (canvas >= 0).sum() == 2 * len(written)
+        rest = list(filled_windows(gpt, canvas, condition, schedule, **settings))
+        assert rest == schedule[n_windows:] and torch.equal(canvas, at_once)
+
+
+def test_windows_of_two_canvases_may_come_in_turn() -> None:
+    gpt, condition = small_gpt(vocab_size=40), torch.randint(40, (2, 1))
+    schedule, canvases = sliding(5, 3, 2), [unknown(2, 15), unknown(2, 15)]
+    iterators = [
+        filled_windows(gpt, canvas, condition, schedule, token_filter=NARROW, seeds=seeds)
+        for canvas, seeds in zip(canvases, ([1, 2], [3, 4]), strict=True)
+    ]
+    for _ in zip(*iterators, strict=True):
+        pass
+    for canvas, seeds in zip(canvases, ([1, 2], [3, 4]), strict=True):
+        expected = fill(gpt, unknown(2, 15), condition, schedule, token_filter=NARROW, seeds=seeds)
+        assert torch.equal(canvas, expected)
