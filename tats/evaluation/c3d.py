@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tats.errors import UserError
@@ -50,14 +51,14 @@ class C3D(nn.Module):
             self.add_module(name, nn.Linear(in_features, out_features))
         self.register_buffer("mean", torch.zeros(_MEAN_SHAPE))
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: UInt8[Tensor, "B 16 H W 3"]) -> Float[Tensor, "B 101"]:
         """Classify clips.
 
         Args:
-            clips: uint8 (B, 16, H, W, 3), RGB, any H and W.
+            clips: RGB, of any H and W.
 
         Returns:
-            Probabilities (B, 101).
+            Probabilities.
 
         Raises:
             ValueError: another shape or type.
@@ -74,14 +75,11 @@ class C3D(nn.Module):
         x = self.get_submodule("fc7")(x).relu_()
         return self.get_submodule("fc8")(x).softmax(dim=1)  # (B, 101)
 
-    def preprocess(self, clips: Tensor) -> Tensor:
+    def preprocess(self, clips: UInt8[Tensor, "B 16 H W 3"]) -> Float[Tensor, "B 3 16 112 112"]:
         """Resize to 128² (bicubic), subtract the mean clip, crop the centre, swap to BGR.
 
         Args:
-            clips: uint8 (B, 16, H, W, 3).
-
-        Returns:
-            float32 (B, 3, 16, 112, 112).
+            clips: RGB, of any H and W.
         """
         if clips.dtype != torch.uint8 or clips.shape[1:2] + clips.shape[4:] != (N_FRAMES, 3):
             raise ValueError(

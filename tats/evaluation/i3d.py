@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tats.errors import UserError
@@ -63,14 +64,14 @@ class I3D(nn.Module):
         self.logits = Logits(in_channels=channels)
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Float[Tensor, "B 3 T 224 224"]) -> Float[Tensor, "B 400"]:
         """Classify clips.
 
         Args:
-            video: (B, 3, T, 224, 224) in [-1, 1], T >= 9.
+            video: in [-1, 1], T >= 9.
 
         Returns:
-            Logits (B, 400), averaged over time.
+            Logits, averaged over time.
 
         Raises:
             ValueError: the shape is another one.
@@ -79,14 +80,14 @@ class I3D(nn.Module):
         """
         return self.logits(self.features(video)).mean(dim=2)  # (B, 400)
 
-    def features(self, video: Tensor) -> Tensor:
+    def features(self, video: Float[Tensor, "B 3 T 224 224"]) -> Float[Tensor, "B 1024 t"]:
         """Compute what the logits are read from.
 
         Args:
             video: as for ``forward``.
 
         Returns:
-            (B, 1024, t), averaged over space and pairs of latent frames.
+            Averages over space and pairs of latent frames.
         """
         n_frames, *size = video.shape[2:] if video.dim() == 5 else (0, 0, 0)
         if video.shape[1] != 3 or n_frames < MIN_FRAMES or size != [FRAME_SIZE, FRAME_SIZE]:
@@ -118,8 +119,8 @@ class Unit3D(nn.Module):
         self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
         self.bn = nn.BatchNorm3d(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) → (B, C', T', H', W')."""
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        """T, H and W become ceil(n / stride)."""
         x, padding = same_padding(x, self.conv3d.kernel_size, self.conv3d.stride)
         if self.bn.training:
             x = F.conv3d(x, self.conv3d.weight, None, self.conv3d.stride, padding)
@@ -146,8 +147,8 @@ class Mixed(nn.Module):
         self.b2b = Unit3D(in_channels=b2a, out_channels=b2b, kernel=3)
         self.b3b = Unit3D(in_channels=in_channels, out_channels=b3b, kernel=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) → (B, out_channels, T, H, W)."""
+    def forward(self, x: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D T H W"]:
+        """D is ``out_channels``."""
         pooled = max_pool(x, kernel=(3, 3, 3), stride=(1, 1, 1))
         branches = [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(pooled)]
         return torch.cat(branches, dim=1)
@@ -160,18 +161,18 @@ class Logits(nn.Module):
         super().__init__()
         self.conv3d = nn.Conv3d(in_channels, N_CLASSES, kernel_size=1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, t) → (B, 400, t)."""
+    def forward(self, features: Float[Tensor, "B C t"]) -> Float[Tensor, "B 400 t"]:
+        """One set of logits for each latent frame."""
         return F.conv1d(features, self.conv3d.weight.flatten(2), self.conv3d.bias)
 
 
 def same_padding(
-    x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]
-) -> tuple[Tensor, tuple[int, ...]]:
+    x: Float[Tensor, "B C T H W"], kernel: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[Float[Tensor, "B C t h w"], tuple[int, ...]]:
     """Pad with zeros so that an axis of n becomes ceil(n / stride), as TensorFlow does.
 
     Args:
-        x: (B, C, T, H, W).
+        x: features or pixels.
         kernel: per axis of T, H, W.
         stride: per axis of T, H, W.
 
@@ -189,11 +190,13 @@ def same_padding(
     return x, tuple(fronts)
 
 
-def max_pool(x: Tensor, *, kernel: Size3, stride: Size3) -> Tensor:
+def max_pool(
+    x: Float[Tensor, "B C T H W"], *, kernel: Size3, stride: Size3
+) -> Float[Tensor, "B C t h w"]:
     """Pool the maximum with TensorFlow's padding.
 
     Args:
-        x: (B, C, T, H, W), not negative: only then may the pool's own padding, minus infinity,
+        x: not negative: only then may the pool's own padding, minus infinity,
             stand for zeros.
         kernel: per axis of T, H, W.
         stride: per axis of T, H, W.
@@ -215,8 +218,8 @@ class TorchScriptI3D(nn.Module):
                 f"{path}: got no readable TorchScript file ({reason_of(error)}); expected I3D"
             ) from None
 
-    def forward(self, video: Tensor) -> Tensor:
-        """(B, 3, T, 224, 224) in [-1, 1] → (B, 400)."""
+    def forward(self, video: Float[Tensor, "B 3 T 224 224"]) -> Float[Tensor, "B 400"]:
+        """Classify clips in [-1, 1]."""
         return self.module(video, rescale=False, resize=False, return_features=True)
 
 
