@@ -133,8 +133,10 @@ def test_several_processes_leave_the_files_of_one(
 ) -> None:
     one = Path(run(LONG, [*command(models, tmp_path / "one"), *FLAGS], capsys)["clips"]).parent
     arguments = [*command(models, tmp_path / "many"), *FLAGS]
-    world = {"WORLD_SIZE": str(n_processes)}
-    processes = [start(LONG, arguments, RANK=str(r), **world) for r in range(n_processes)]
+    world = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "localhost"}
+    processes = [
+        start(LONG, arguments, RANK=str(r), LOCAL_RANK=str(r), **world) for r in range(n_processes)
+    ]
     printed = [process.communicate(timeout=120) for process in processes]
     assert all(process.returncode == 0 for process in processes), printed
     assert [bool(out) for out, _ in printed] == [True] + [False] * (n_processes - 1)
