@@ -132,7 +132,7 @@ def hierarchical_sampler(
     Raises:
         UserError: the flags do not fit the models, or these each other.
 
-    Source: paper section 3.3.
+    Source: Ge et al. §3.3.
     """
     _check_condition(args, key_model, flag="--ckpt1")
     if not fill_model.transformer.n_unmasked:

@@ -115,6 +115,11 @@ def test_every_file_and_test_that_architecture_names_exists() -> None:
     assert not [test for test in tests if f"def {test}(" not in everything]
 
 
+def test_the_paper_is_cited_one_way() -> None:
+    for file in SOURCES:
+        assert not re.search(r"\bpaper,? (§|section)", file.read_text(encoding="utf-8")), name(file)
+
+
 def deviations() -> list[int]:
     return [int(n) for n in re.findall(r"^\| D(\d+) \|", read("docs/DEVIATIONS.md"), re.MULTILINE)]
 
