@@ -14,11 +14,19 @@ from tiny import VQGAN_FLAGS, tiny_transformer, tiny_vqgan
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tats.evaluation.distances import frechet_distance, polynomial_mmd
 from tats.models.codebook import Codebook
-from tats.models.lpips import LPIPS
+from tats.models.discriminator import (
+    Judgement,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+)
+from tats.models.lpips import LPIPS, WIDTHS
 from tats.models.precision import Adam, AdamW
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
+from tats.sampling.draw import TokenFilter, draw_token
 from tats.training.precision import choose_precision
 
 CASTS = {
@@ -142,6 +150,100 @@ def test_a_vqgan_being_trained_encodes_and_decodes(way):
         codes = vqgan.encode(video)
         assert vqgan.decode(codes).shape == video.shape
         assert vqgan(video).video.shape == video.shape
+
+
+# --- losses -----------------------------------------------------------------------------------
+
+
+def judgement(*layers: torch.Tensor) -> Judgement:
+    return Judgement(layers[-1], list(layers))
+
+
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "generator": lambda a, b: generator_loss(judgement(a, b)),
+    "hinge": lambda a, b: discriminator_loss("hinge", judgement(a), judgement(b)),
+    "vanilla": lambda a, b: discriminator_loss("vanilla", judgement(a), judgement(b)),
+    "features": lambda a, b: feature_matching_loss(judgement(a, b), judgement(b, a)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_of_half_precision_are_added_up_in_float32(name, dtype):
+    a, b = torch.randn(2, 4, 1, 40, 40).to(dtype)
+    expected = LOSSES[name](a.float(), b.float())
+    with torch.autocast("cpu", dtype=dtype):
+        assert LOSSES[name](a, b).dtype == torch.float32
+        assert torch.equal(LOSSES[name](a, b), expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_perceptual_activations_are_compared_in_float32(way, monkeypatch):
+    lpips = LPIPS()
+    for number in range(5):
+        lpips.get_submodule(f"lin{number}.model.1").weight.data.uniform_()
+    dtype = CASTS[way.rpartition(" ")[2]]
+    activations = [torch.randn(2, 2, width, 4, 4).to(dtype) for width in WIDTHS]
+
+    def distance(convert: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        answers = iter([[convert(pair[side]) for pair in activations] for side in range(2)])
+        monkeypatch.setattr(lpips.net, "forward", lambda frames: next(answers))
+        return lpips(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+
+    expected = distance(torch.Tensor.float)
+    with computing(way, lpips):
+        assert torch.equal(distance(lambda pair: pair), expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cast_leaves_the_perceptual_model_as_it_is(way):
+    lpips, (a, b) = LPIPS(), torch.rand(2, 1, 3, 16, 16) - 0.5
+    expected = lpips(a, b)
+    with computing(way, lpips):
+        got = lpips(a, b)
+    assert got.dtype == torch.float32
+    if way.startswith("cast"):
+        assert torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_losses_of_the_vqgan_are_float32(way):
+    flags = {"perceptual_weight": 1.0, "gan_feat_weight": 4.0, "discriminator_iter_start": 0}
+    vqgan = VQGAN({**VQGAN_FLAGS, **flags}, perceptual_model=LPIPS()).train()
+    video, frames = torch.rand(2, 3, 8, 16, 16) - 0.5, torch.zeros(2, dtype=torch.int64)
+    with computing(way, vqgan):
+        result = vqgan(video)
+        generator = vqgan.generator_losses(video, result, frames, step=0)
+        discriminator = vqgan.discriminator_losses(video, result.video, frames, step=0)
+    names = ("recon_loss", "perceptual_loss", "commitment_loss", "aeloss", "image_gan_feat_loss")
+    losses = [generator.total, discriminator.total, *(generator.logged[name] for name in names)]
+    assert {loss.dtype for loss in losses} == {torch.float32}
+
+
+# --- sampling and metrics ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("top_k", [0, 50])
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_logits_are_filtered_and_drawn_from_in_float32(dtype, top_k, top_p):
+    token_filter = TokenFilter(top_k=top_k, top_p=top_p, temperature=0.7)
+    logits, uniforms = (3 * torch.randn(64, 3000)).to(dtype), torch.rand(64)
+    filtered = token_filter(logits.float())
+    drawn = draw_token(token_filter, logits.float(), uniforms)
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(token_filter(logits), filtered)
+        assert torch.equal(draw_token(token_filter, logits, uniforms), drawn)
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, polynomial_mmd])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_metrics_are_computed_in_float64_whatever_the_features_are(distance, dtype):
+    x, y = (torch.randn(2, 40, 8) + 30).to(dtype)
+    expected = distance(x.double(), y.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert distance(x, y) == expected
 
 
 # --- training ---------------------------------------------------------------------------------
