@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tats.models.vqgan import VQGAN
+from tats.models.vqgan import VQGAN
 
 TEXT_VOCABULARY = 49408
 

@@ -55,18 +55,9 @@ def _all_modules() -> dict[str, Path]:
 def _imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
     """Name the project's modules a file imports, wherever in the file it does so.
 
-    Imports for the type checker alone never run, and may look anywhere.
+    Imports for the type checker alone count too: who needs to know a type depends on it.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_types = [
-        node
-        for branch in ast.walk(tree)
-        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
-        for node in ast.walk(branch)
-    ]
-    for node in ast.walk(tree):
-        if node in for_types:
-            continue
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom):
