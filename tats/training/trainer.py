@@ -22,7 +22,7 @@ from tats.errors import UserError
 from tats.flags import check_writable, passthrough_trainer_settings
 from tats.training.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
 from tats.training.first import first_alone
-from tats.training.precision import choose_precision
+from tats.training.precision import CastModule, choose_precision
 from tats.training.resume import CheckedOptimizerStates, SafeCheckpointIO
 from tats.weights.checkpoint import read_checkpoint
 
@@ -302,6 +302,8 @@ def fit(
         data.prepare_data()  # bad data are met before anything is written
     if not args.fast_dev_run:
         check_writable(args.default_root_dir or ".", "default_root_dir")
+    if isinstance(trainer.precision_plugin, CastModule):
+        trainer.precision_plugin.convert_module(model)  # before weights are restored, not after
     try:
         with warnings.catch_warnings():
             for message in EXPECTED_WARNINGS:

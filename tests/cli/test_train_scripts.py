@@ -141,12 +141,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_bf16_trains_and_keeps_weights_and_codebook_in_fp32(videos, train_vqgan, tmp_path):
-    command = f"--data_path {videos} --default_root_dir {tmp_path} --max_steps 2 --precision bf16"
-    train_vqgan.main(f"{command} {CLIP} {VQGAN} {QUIET}".split())
-    state = read(checkpoint_of(tmp_path))["state_dict"]
-    floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    assert floats == {torch.float32}
+@pytest.mark.parametrize(
+    ("precision", "weights"),
+    [("bf16", torch.float32), ("bf16-true", torch.bfloat16), ("64", torch.float64)],
+)
+def test_both_stages_train_in_other_number_formats_and_load(
+    videos, train_vqgan, train_transformer, tmp_path, precision, weights
+):
+    vqgan, gpt = tmp_path / "vqgan", tmp_path / "gpt"
+    command = f"--data_path {videos} --max_steps 2 --precision {precision} {CLIP} {QUIET}"
+    clipped = "--gradient_clip_val 1 --accumulate_grad_batches 2"
+    train_vqgan.main(f"{command} --default_root_dir {vqgan} {VQGAN} {clipped}".split())
+    first_stage = f"--vqvae {checkpoint_of(vqgan)}"
+    train_transformer.main(f"{command} --default_root_dir {gpt} {first_stage} {GPT}".split())
+    state = read(checkpoint_of(vqgan))["state_dict"]
+    codebook = {state.pop(f"codebook.{name}").dtype for name in ("embeddings", "N", "z_avg")}
+    assert codebook == {torch.float32}
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {weights}
+    model = load_transformer(checkpoint_of(gpt), checkpoint_of(vqgan))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.slow

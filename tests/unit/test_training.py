@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -302,7 +303,8 @@ class Watch(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step = trainer.global_step
         self.weights = {k: v.clone() for k, v in pl_module.state_dict().items()}
-        states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+        self.states = copy.deepcopy([optimizer.state_dict() for optimizer in trainer.optimizers])
+        states = [state["state"] for state in self.states]
         self.optimizer_steps = [int(state[0]["step"]) for state in states]
         self.moments = [state[0]["exp_avg"].clone() for state in states]
 
@@ -359,6 +361,25 @@ def test_resuming_last_restores_weights_codebook_both_optimisers_and_the_step(fi
         assert torch.equal(moment, state["state"][0]["exp_avg"])
     newest = first_run / "lightning_logs" / "version_1" / "checkpoints" / "last.ckpt"
     assert read(newest)["global_step"] == 7
+
+
+@pytest.mark.parametrize("precision", ["64", "bf16-true"])
+def test_resuming_restores_every_bit_in_every_number_format(tmp_path, precision):
+    watch = Watch()
+    train_vqgan(tmp_path, f"--max_steps 2 --precision {precision}")
+    command = f"--max_steps 3 --precision {precision} --resume_from_checkpoint last"
+    train_vqgan(tmp_path, command, watch)
+    saved = read(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
+    for name, tensor in saved["state_dict"].items():
+        assert watch.weights[name].dtype == tensor.dtype, name
+        assert torch.equal(watch.weights[name], tensor), name
+    kept_in = torch.float64 if precision == "64" else torch.float32
+    for got, expected in zip(watch.states, saved["optimizer_states"], strict=True):
+        assert got["state"][0].keys() == expected["state"][0].keys()
+        for name, value in expected["state"][0].items():
+            assert torch.equal(got["state"][0][name], value), name
+            assert name == "step" or value.dtype == kept_in
+    assert ("float32_value" in saved["optimizer_states"][0]["state"][0]) == (precision != "64")
 
 
 def test_resuming_passes_over_a_checkpoint_that_was_cut_off(first_run, caplog):
