@@ -166,7 +166,9 @@ def test_the_published_vqgan_line_trains(vqgan):
     args = content["hyper_parameters"]["args"]
     assert content["global_step"] == 2
     assert (args["downsample"], args["no_random_restart"]) == ([4, 8, 8], True)
-    assert args["lr"] == pytest.approx(3e-5 * 6 * (1 / 8) * (2 / 4))
+    assert args["lr"] == 3e-5, "as given"
+    rates = [state["param_groups"][0]["lr"] for state in content["optimizer_states"]]
+    assert rates == pytest.approx([3e-5 * 6 * (1 / 8) * (2 / 4)] * 2), "scaled to the run"
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
