@@ -100,6 +100,7 @@ class HeldOutFigures:
             self.loss += loss * len(video)
             if self.shuffle_condition:
                 key = self.model.conditioner.batch_key
+                assert key is not None, "checked with the flags"
                 others = {**batch, key: batch[key].roll(1, dims=0)}
                 shuffled = float(self.model.shared_step(others, 0)[0])
                 self.shuffled_loss += shuffled * len(video)
