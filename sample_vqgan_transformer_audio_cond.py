@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
-
-from tats.data.sound import FRAME_RATE
+from tats import commands
 from tats.errors import one_line_errors
 from tats.flags import add_audio_sampling_flags, check_sampling_args, new_parser
-from tats.models.transformer import load_transformer
-from tats.sampling.conditional import sound_sampler, sound_windows, write_clips
-from tats.sampling.outputs import command_line, output_folder, sample_indices, write_samples
-from tats.sampling.samplers import place_model
+from tats.sampling.run_files import Outputs
+from tats.sampling.sound_to_video import HeldOutClips, SoundFile, SoundSource
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,29 +22,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 @one_line_errors
 def main(argv: Sequence[str] | None = None) -> None:
-    """Sample ``--n_sample`` clips into ``--save`` and print one line of JSON about them."""
+    """Sample a clip of every sound, or ``--n_sample``, and print one line of JSON about them."""
     args = build_parser().parse_args(argv)
     check_sampling_args(args)
-    args.save_videos = False  # these clips are written one by one, with their sound
-    with output_folder(args) as folder:
-        model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt, args.stft_vqgan_ckpt)
-        windows = sound_windows(args, model)
-        if args.n_sample is None:
-            args.n_sample = len(windows)
-        sampler = sound_sampler(args, place_model(model, args.device, args.precision), windows)
-        indices = sample_indices(args)
-        args.conditions = [windows(index).name for index in indices]
-        result = write_samples(
-            sampler,
-            args,
-            folder,
-            argv=command_line(argv),
-            checkpoints=[args.gpt_ckpt, args.vqgan_ckpt, args.stft_vqgan_ckpt],
-        )
-        if result is not None:
-            clips = np.load(result["clips"], mmap_mode="r")
-            videos = write_clips(folder, clips, indices, fps=FRAME_RATE, windows=windows)
-            print(json.dumps({**result, "videos": str(videos)}))
+    tats = commands.load(
+        args, gpt=args.gpt_ckpt, vqgan=args.vqgan_ckpt, stft_vqgan=args.stft_vqgan_ckpt
+    )
+    n_frames, height, _ = tats.clip_shape
+    window = {"n_frames": n_frames, "resolution": height}
+    source: SoundSource
+    if args.audio:
+        source = SoundFile(Path(args.audio).expanduser(), **window)
+    else:
+        source = HeldOutClips(Path(args.data_path).expanduser(), seed=args.seed, **window)
+    sampler = tats.sampler(audio=source, **commands.wishes(args))
+    n_sample = args.n_sample or len(source)
+    commands.sample_and_print(sampler, args, argv, Outputs(videos=True), n_sample=n_sample)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
+from tats import commands
 from tats.errors import one_line_errors
 from tats.flags import add_long_sampling_flags, check_sampling_args, new_parser
-from tats.models.transformer import load_transformer
-from tats.sampling.outputs import command_line, output_folder, write_samples
-from tats.sampling.samplers import long_sampler, place_model
+from tats.sampling.run_files import Outputs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,20 +23,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Sample ``--n_sample`` clips into ``--save`` and print one line of JSON about them."""
     args = build_parser().parse_args(argv)
     check_sampling_args(args)
-    with output_folder(args) as folder:
-        model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
-        model = place_model(model, args.device, args.precision)
-        sampler = long_sampler(args, model, args.sample_resolution)
-        result = write_samples(
-            sampler,
-            args,
-            folder,
-            argv=command_line(argv),
-            checkpoints=[args.gpt_ckpt, args.vqgan_ckpt],
-            save_frames=True,
-        )
-    if result is not None:
-        print(json.dumps(result))
+    tats = commands.load(args, gpt=args.gpt_ckpt, vqgan=args.vqgan_ckpt)
+    labels = commands.chosen_classes(args, tats)
+    commands.check_resolution(args, tats)
+    sampler = tats.sampler(
+        label=labels,
+        n_latent_frames=args.sample_length,
+        context=args.temporal_sample_pos,
+        sliding=True,
+        **commands.wishes(args),
+    )
+    outputs = Outputs(grids=args.save_videos, frames=args.save_videos)
+    commands.sample_and_print(sampler, args, argv, outputs)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import records
 import torch
+from tats.sampling.parts import Parts
+from tats.sampling.videos import Level, VideoSampler
 
 from tats.errors import one_line_errors
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
 from tats.sampling import TokenFilter, sliding
-from tats.sampling.parts import Parts
 from tats.sampling.pixels import FrameDecoder
-from tats.sampling.videos import Level, VideoSampler
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from tats.models.lpips import LPIPS, load_lpips
     from tats.models.transformer import Net2NetTransformer, load_transformer
     from tats.models.vqgan import VQGAN, load_vqgan
+    from tats.pipeline import TATS
     from tats.sampling import TokenFilter, Window, fill
 
 __all__ = [
     "I3D",
     "LPIPS",
+    "TATS",
     "VQGAN",
     "I3DFeatures",
     "Net2NetTransformer",
@@ -39,6 +41,7 @@ _HOMES = {
     "tats.evaluation": ("I3D", "I3DFeatures", "frechet_distance", "load_i3d", "polynomial_mmd"),
     "tats.models.lpips": ("LPIPS", "load_lpips"),
     "tats.models.transformer": ("Net2NetTransformer", "load_transformer"),
+    "tats.pipeline": ("TATS",),
     "tats.models.vqgan": ("VQGAN", "load_vqgan"),
     "tats.sampling": ("TokenFilter", "Window", "fill"),
 }

@@ -11,6 +11,7 @@ import os
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from tats.clip_spec import ClipSpec, uses_mugen
 from tats.errors import UserError
@@ -407,3 +408,17 @@ def check_writable(folder: str | os.PathLike[str], flag: str) -> None:
             f"--{flag} got {folder}; expected a folder that can be written"
             f" ({error.strerror or error}): choose another"
         ) from error
+
+
+def check_may_write(folder: str | os.PathLike[str], flag: str) -> None:
+    """Make sure that an output folder could be made and written, and leave nothing behind.
+
+    Args:
+        folder: the folder, which need not exist yet.
+        flag: the flag that named it, without its dashes.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    path = Path(folder).expanduser().absolute()
+    check_writable(next(place for place in (path, *path.parents) if place.exists()), flag)

@@ -6,9 +6,12 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import torch
 from small_data import grey_frames
 
-from tats.data.sound import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
+from tats.data.sound import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME, spectrogram
+from tats.data.stft import stft_clip
+from tats.models.vqgan import VQGAN
 from tats.video_io import Sound, write_video
 
 N_FRAMES = 24
@@ -55,3 +58,17 @@ def drum_paths(root: Path, layout: str, split: str, name: str) -> tuple[Path, Pa
     if layout == "folders":
         return root / "stft" / split / f"{name}.pickle", root / "video" / split / f"{name}.mp4"
     return root / split / "stft_pickle" / f"{name}.pickle", root / split / "mp4" / f"{name}.mp4"
+
+
+@torch.no_grad()
+def learn_codes(vqgan: VQGAN) -> None:
+    """Take the codebook from tones and noise, so that sounds differ in their codes."""
+    tones = [spectrogram(tone(f, 16).samples) for f in (300.0, 440.0, 880.0, 3000.0, 9000.0)]
+    noise = [torch.rand(16, 45, 17).numpy() for _ in range(3)]
+    clips = torch.stack([stft_clip(array, 0) for array in tones + noise])
+    vqgan.train()
+    for _ in range(30):  # until the batch statistics have settled
+        vqgan.encoder(clips)
+    vqgan.eval()
+    found = vqgan.pre_vq_conv(vqgan.encoder(clips)).movedim(1, -1).flatten(0, -2)  # (n, D)
+    vqgan.codebook.embeddings.copy_(found[:: len(found) // vqgan.n_codes][: vqgan.n_codes])

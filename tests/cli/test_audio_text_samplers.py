@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 import torch
 from load_script import load_script
-from small_sound import drum_paths, tone, write_drums, write_tone_video
-from tiny import save_checkpoint, tiny_transformer, tiny_vqgan
+from small_sound import drum_paths, learn_codes, tone, write_drums, write_tone_video
+from tiny import attend_sharply, save_checkpoint, tiny_transformer, tiny_vqgan
 
+from tats import TATS
 from tats.data.decoding import read_video
 from tats.data.sound import SAMPLE_RATE, read_sound, spectrogram
-from tats.data.stft import stft_clip
-from tats.models.transformer import load_transformer
-from tats.models.vqgan import VQGAN
-from tats.sampling.conditional import caption_tokens, sound_sampler, sound_windows
+from tats.sampling.sound_to_video import HeldOutClips
 from tats.text import default_tokenizer, find_vocabulary
 
 AUDIO = "sample_vqgan_transformer_audio_cond.py"
@@ -35,28 +33,6 @@ def has_vocabulary() -> bool:
 
 
 needs_vocabulary = pytest.mark.skipif(not has_vocabulary(), reason="set-up had no network")
-
-
-@torch.no_grad()
-def learn_codes(vqgan: VQGAN) -> None:
-    """Take the codebook from tones and noise, so that sounds differ in their codes."""
-    tones = [spectrogram(tone(f, 16).samples) for f in (300.0, 440.0, 880.0, 3000.0, 9000.0)]
-    noise = [torch.rand(16, 45, 17).numpy() for _ in range(3)]
-    clips = torch.stack([stft_clip(array, 0) for array in tones + noise])
-    vqgan.train()
-    for _ in range(30):  # until the batch statistics have settled
-        vqgan.encoder(clips)
-    vqgan.eval()
-    found = vqgan.pre_vq_conv(vqgan.encoder(clips)).movedim(1, -1).flatten(0, -2)  # (n, D)
-    vqgan.codebook.embeddings.copy_(found[:: len(found) // vqgan.n_codes][: vqgan.n_codes])
-
-
-@torch.no_grad()
-def attend_sharply(gpt: torch.nn.Module) -> None:
-    """Let single tokens matter among hundreds."""
-    for name, parameter in gpt.named_parameters():
-        if name.endswith(("query.weight", "key.weight", "value.weight")):
-            parameter.mul_(8)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +102,7 @@ def test_samples_stand_beside_the_real_clips_with_their_sound(models, drums, tmp
     clips = np.load(result["clips"])
     assert clips.shape == (3, 16, 16, 16, 3) and clips.dtype == np.uint8
     folder = Path(result["clips"]).parent
-    assert folder.name == "drum_topp0.92_topk2048_run0"
+    assert folder.name.startswith("drum_audio_topp0.92_topk2048_run0-")
     files = sorted((folder / "videos").iterdir())
     assert [file.name for file in files] == [f"sample_0000{i}.mp4" for i in range(3)]
 
@@ -134,10 +110,10 @@ def test_samples_stand_beside_the_real_clips_with_their_sound(models, drums, tmp
     assert frames.shape == (16, 18, 36, 3)  # two clips, padded by a pixel and to an even size
     assert np.abs(frames[:, 1:15, 1:15].astype(int) - clips[1][:, 1:15, 1:15]).mean() < 30
     record = json.loads((folder / "run.json").read_text())
-    name, start = record["flags"]["conditions"][1].split(" from frame ")
-    assert name == "clip1.mp4"
+    assert record["samples"][1] == {"sample": 1, "sound": "clip1.mp4", "turn": 0}
     real = frames[:, 4:14, 22:32].mean(axis=(1, 2, 3)) / 20
-    assert np.allclose(real, [(int(start) + t) % 12 for t in range(16)], atol=0.5)
+    start = round(real[0])
+    assert np.allclose(real, [(start + t) % 12 for t in range(16)], atol=0.5)
     heard = read_sound(files[1]).samples[: 16 * 735]
     assert abs(np.abs(np.fft.rfft(heard)).argmax() * SAMPLE_RATE / len(heard) - 880) < 10
     assert len(record["checkpoints"]) == 3
@@ -186,36 +162,59 @@ def test_a_sound_file_alone_is_enough_and_its_windows_follow_each_other(models, 
     flags = ["--audio", tmp_path / "drum.wav", "--n_sample", 3]
     result = run(AUDIO, audio_command(models, tmp_path / "out", *flags), capsys)
     record = json.loads((Path(result["clips"]).parent / "run.json").read_text())
-    starts = [name.split()[-1] for name in record["flags"]["conditions"]]
-    assert starts == ["0", "16", "0"]
+    assert [sample["first_frame"] for sample in record["samples"]] == [0, 16, 0]
     video = Path(result["videos"]) / "sample_00000.mp4"
     assert read_video(video).shape == (16, 16, 16, 3)
     assert np.abs(read_sound(video).samples).max() > 0.3
 
 
 def test_primed_samples_begin_as_the_real_clip_does(models, drums, tmp_path, capsys):
-    flags = ["--data_path", drums, "--n_sample", 2, "--prime_frames", 15]
-    args = load_script(AUDIO).build_parser().parse_args(audio_command(models, tmp_path, *flags))
-
-    def sampled(n_prime: int) -> torch.Tensor:
-        args.prime_frames = n_prime
-        model = load_transformer(models["stft"], models["vqgan"], models["sound"])
-        return sound_sampler(args, model, sound_windows(args, model)).codes([0])[0]
-
-    model = load_transformer(models["stft"], models["vqgan"], models["sound"])
-    video = sound_windows(args, model)(0).video
-    given = torch.cat([video[:, :15], video[:, 14:15]], dim=1)[None]
-    real = model.first_stage_model.encode(given)[0]  # (t, h, w)
-    assert torch.equal(sampled(15)[:3], real[:3])
-    assert torch.equal(
-        sampled(9)[:2],
-        model.first_stage_model.encode(
-            torch.cat([video[:, :9], *3 * [video[:, 8:9]]], dim=1)[None]
-        )[0, :2],
+    tats = TATS.from_pretrained(
+        gpt=models["stft"], vqgan=models["vqgan"], stft_vqgan=models["sound"]
     )
-    assert not torch.equal(sampled(0)[:3], real[:3])
+    source = HeldOutClips(drums, n_frames=16, resolution=16, seed=0)
+
+    def sampled(n_prime: int | None) -> torch.Tensor:
+        sampler = tats.sampler(audio=source, prime_frames=n_prime)
+        canvas = sampler.new_canvas([0])
+        list(sampler.stream([0], canvas))
+        return canvas.view(4, 4, 4)
+
+    def encoded(n_given: int) -> torch.Tensor:
+        """Codes of the first frames, the last of them repeated to fill a latent frame."""
+        video = source.window(0).video[:, :n_given]
+        rest = video[:, -1:].expand(-1, -n_given % 4, -1, -1)
+        return tats.vqgan.encode(torch.cat([video, rest], dim=1)[None])[0]
+
+    assert torch.equal(sampled(15)[:3], encoded(15)[:3])
+    assert torch.equal(sampled(9)[:2], encoded(9)[:2])
+    assert not torch.equal(sampled(None)[:3], encoded(15)[:3])
+    flags = ["--data_path", drums, "--n_sample", 2, "--prime_frames", 15]
     clips = np.load(run(AUDIO, audio_command(models, tmp_path, *flags), capsys)["clips"])
     assert clips.shape == (2, 16, 16, 16, 3)
+
+
+def test_no_test_clip_is_read_for_its_name(drums, monkeypatch):
+    source = HeldOutClips(drums, n_frames=16, resolution=16, seed=0)
+    monkeypatch.setattr(StftDataset, "clip", lambda *_: pytest.fail("a clip was read"))
+    assert [source.describe(i)["sound"] for i in range(3)] == [
+        "clip0.mp4",
+        "clip1.mp4",
+        "clip0.mp4",
+    ]
+
+
+def test_a_window_is_read_once_for_all_that_is_made_of_it(models, drums, monkeypatch):
+    tats = TATS.from_pretrained(
+        gpt=models["stft"], vqgan=models["vqgan"], stft_vqgan=models["sound"]
+    )
+    reads, clip = [], StftDataset.clip
+    monkeypatch.setattr(StftDataset, "clip", lambda *a: (reads.append(a[1]), clip(*a))[1])
+    source = HeldOutClips(drums, n_frames=16, resolution=16, seed=0)
+    sampler = tats.sampler(audio=source, prime_frames=8)
+    frames = torch.cat(list(sampler.stream([0, 1], sampler.new_canvas([0, 1]))), dim=1)
+    sampler.given.present(0, frames[0].numpy())
+    assert reads == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -264,13 +263,13 @@ def test_every_caption_gets_its_samples(models, tmp_path, capsys):
     (tmp_path / "captions.txt").write_text("Mugen jumps up\n\n Mugen walks to the left \n")
     flags = ["--text_file", tmp_path / "captions.txt", "--n_sample", 2]
     result = run(TEXT, text_command(models, tmp_path / "out", *flags), capsys)
-    assert result["captions"] == ["Mugen jumps up", "Mugen walks to the left"]
     clips = np.load(result["clips"])
     assert clips.shape == (4, 16, 16, 16, 3)
     files = sorted(Path(result["videos"]).iterdir())
     assert len(files) == 4 and read_video(files[0]).shape == (16, 16, 16, 3)
     record = json.loads((Path(result["clips"]).parent / "run.json").read_text())
-    assert record["flags"]["conditions"] == 2 * result["captions"]
+    captions = ["Mugen jumps up", "Mugen walks to the left"]
+    assert [sample["text"] for sample in record["samples"]] == 2 * captions
 
 
 @needs_vocabulary

@@ -12,6 +12,7 @@ import torch
 from load_script import load_script
 from sampler_runs import HIERARCHICAL, hierarchical, refused, run, save_models
 
+from tats import TATS, load_transformer
 from tats.sampling import TokenFilter, fill, infill, sliding
 
 LENGTH = "--sample_length 8 --n_sample 3"
@@ -34,8 +35,8 @@ def test_it_writes_one_latent_frame_more_than_the_length_and_always_videos(
     assert made.shape == (3, 36, 16, 16, 3) and made.dtype == np.uint8
     assert len({clip.tobytes() for clip in made}) == 3
     (folder,) = tmp_path.iterdir()
-    assert folder.name == "taichi_topp0.8_topk2048_run0"
-    assert len(list(folder.glob("grids/*.mp4"))) == 1
+    assert folder.name.startswith("taichi_hierarchical_topp0.8_topk2048_run0-")
+    assert len(list(folder.glob("videos/*.mp4"))) == 1
     record = json.loads((folder / "run.json").read_text())
     assert record["latent_shape"] == [9, 4, 4] and len(record["checkpoints"]) == 3
 
@@ -57,7 +58,7 @@ def test_greedy_clips_are_those_of_the_two_loops_run_by_hand(
 ) -> None:
     flags = f"{LENGTH} --top_k 1 --top_k_init 1 --temporal_sample_pos {context}"
     made = clips(models, tmp_path, f"{flags} --interpolation {interpolation}", capsys)
-    load = load_script(HIERARCHICAL).load_transformer
+    load = load_transformer
     keys_by, fill_by = (load(models[kind], models["vqgan"]) for kind in ("uncond", "fill"))
     start, greedy = torch.zeros(1, 1, dtype=torch.int64), TokenFilter(temperature=0.0)
     unknown = torch.full((1, 3 * 16), -1)
@@ -80,11 +81,10 @@ def test_the_first_window_has_a_filter_of_its_own(models, tmp_path, capsys) -> N
     script = load_script(HIERARCHICAL)
     flags = shlex.split(f"{LENGTH} --top_k_init 5 --top_p_init 0.5 --top_k 7 --top_p 0.9")
     args = script.build_parser().parse_args([*hierarchical(models, tmp_path), *flags])
-    load = script.load_transformer
-    sampler = script.hierarchical_sampler(
-        args, load(args.ckpt1, args.vqgan), load(args.ckpt2, args.vqgan), None
-    )
-    first, rest, between = sampler.levels
+    tats = TATS.from_pretrained(gpt=args.ckpt1, interpolation=args.ckpt2, vqgan=args.vqgan)
+    first_filter = TokenFilter(args.top_k_init, args.top_p_init)
+    wishes = {"top_k": args.top_k, "top_p": args.top_p, "first_filter": first_filter}
+    first, rest, between = tats.sampler(n_latent_frames=args.sample_length + 1, **wishes).passes
     assert (first.token_filter.top_k, first.token_filter.top_p) == (5, 0.5)
     assert (rest.token_filter.top_k, between.token_filter.top_p) == (7, 0.9)
     assert first.schedule[0].write == tuple(range(16))
@@ -112,7 +112,7 @@ def test_classes_reach_both_models(models, tmp_path, capsys) -> None:
         ({"fill": "uncond"}, "", "--ckpt2 got a model without n_unmasked"),
         ({"key": "fill"}, "", "--ckpt1 got an interpolation model"),
         ({"key": "text"}, "", "--ckpt1 got a model conditioned on text"),
-        ({"key": "label"}, "--class_cond", "--class_cond got an unconditional --ckpt2"),
+        ({"fill": "fill-label"}, "", "--ckpt2 got a model of 3 classes; expected 0 as --ckpt1"),
         ({"fill": "interpolation"}, "", "needs 80 inputs; expected at most block_size 64"),
     ],
 )

@@ -12,8 +12,10 @@ import torch
 from load_script import load_script
 from sampler_runs import LONG, N_CLASSES, SHORT, command, refused, run, save_models
 
+from tats import TATS, load_transformer, load_vqgan
 from tats.evaluation import load_i3d
 from tats.evaluation.i3d import WeightSource
+from tats.sampling.pixels import FrameDecoder
 from tats.video_io import write_video
 
 
@@ -27,18 +29,20 @@ def test_short_sampler_writes_exactly_n_clips_and_a_record(
 ) -> None:
     flags = shlex.split("--class_cond --n_sample 5 --batch_size 2 --save_videos --run 1")
     result = run(SHORT, command(models, tmp_path) + flags, capsys)
-    folder = tmp_path / "ucf101_topp0.92_topk2048_run1"
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("ucf101_short_topp0.92_topk2048_run1-")
     clips = np.load(folder / "clips.npy")
     assert clips.shape == (5, 16, 16, 16, 3) and clips.dtype == np.uint8
     assert len({clip.tobytes() for clip in clips}) == 5
     assert result == {"clips": str(folder / "clips.npy"), "n_clips": 5}
-    names = ["samples_00005-00006.mp4", "samples_00007-00008.mp4", "samples_00009-00009.mp4"]
-    assert sorted(path.name for path in (folder / "grids").iterdir()) == names
+    assert [path.name for path in (folder / "videos").iterdir()] == ["samples_00005-00009.mp4"]
     record = json.loads((folder / "run.json").read_text())
     assert record["argv"][-1] == "1" and record["flags"]["top_k"] == 2048
-    assert record["samples"] == [5, 10] and record["seeds"] == [5, 10]
-    assert all(len(digest) == 64 for digest in record["checkpoints"].values())
-    assert record["masked_condition_tokens"] == N_CLASSES
+    labels = [{"sample": i, "label": i % N_CLASSES} for i in range(5, 10)]
+    assert record["samples"] == labels and record["seed"] == 0
+    assert record["checkpoints"]["gpt"]["given"] == str(models["label"])
+    assert all(len(file["sha256"]) == 64 for file in record["checkpoints"].values())
+    assert record["status"] == "finished"
     assert not list(folder.rglob("*tmp*"))
 
 
@@ -58,21 +62,70 @@ def test_a_sample_is_the_same_in_any_batch_size_and_any_split_into_runs(
 def test_every_class_is_visited_equally(models: dict[str, Path]) -> None:
     script = load_script(SHORT)
     args = script.build_parser().parse_args([*command(models, Path("x")), "--class_cond"])
-    model = script.load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
-    (level,) = script.short_sampler(args, model).levels
-    condition = level.condition(range(4, 10))
-    assert condition.tolist() == [[1], [2], [0], [1], [2], [0]]
+    model = load_transformer(args.gpt_ckpt, args.vqgan_ckpt)
+    (share,) = TATS(model).sampler(label=args.class_label).passes
+    assert share.condition(range(4, 10)).tolist() == [[1], [2], [0], [1], [2], [0]]
 
 
-def test_running_again_replaces_the_results(
+def test_runs_of_other_lengths_and_seeds_leave_each_other_alone(
     models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*command(models, tmp_path, "uncond"), "--save_videos", "--batch_size", "1"]
-    run(SHORT, [*arguments, "--n_sample", "3"], capsys)
-    result = run(SHORT, [*arguments, "--n_sample", "1"], capsys)
-    folder = Path(result["clips"]).parent
-    assert len(np.load(folder / "clips.npy")) == 1
-    assert [path.name for path in (folder / "grids").iterdir()] == ["samples_00000-00000.mp4"]
+    arguments = [*command(models, tmp_path, "uncond"), "--save_videos"]
+    kept: dict[Path, bytes] = {}
+    for flags in (
+        "--n_sample 3",
+        "--n_sample 1",
+        "--n_sample 3 --seed 1",
+        "--n_sample 3 --top_k 9",
+    ):
+        clips = Path(run(SHORT, [*arguments, *shlex.split(flags)], capsys)["clips"])
+        kept[clips] = clips.read_bytes()
+    assert len(kept) == 4
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_chosen_classes_are_taken_in_turn_and_recorded(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = shlex.split("--class_label 2 0 --n_sample 3 --temperature 0")
+    result = run(SHORT, command(models, tmp_path) + flags, capsys)
+    clips = np.load(result["clips"])
+    assert np.array_equal(clips[0], clips[2]) and not np.array_equal(clips[0], clips[1])
+    record = json.loads((Path(result["clips"]).parent / "run.json").read_text())
+    assert [sample["label"] for sample in record["samples"]] == [2, 0, 2]
+
+
+def test_codes_are_written_where_asked_for_and_decode_to_the_clips(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = shlex.split("--class_cond --n_sample 2 --save_codes")
+    folder = Path(run(SHORT, command(models, tmp_path) + flags, capsys)["clips"]).parent
+    codes, clips = np.load(folder / "codes.npy"), np.load(folder / "clips.npy")
+    assert codes.shape == (2, 4, 4, 4) and codes.dtype == np.int32
+    made = FrameDecoder(load_vqgan(models["vqgan"]))(torch.from_numpy(codes).long())
+    assert np.array_equal(made.numpy(), clips)
+
+
+def test_released_names_are_sampled_and_recorded_as_the_files_they_stand_for(
+    models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TATS_CACHE", str(tmp_path / "cache"))
+    kept = tmp_path / "cache" / "checkpoints"
+    kept.mkdir(parents=True)
+    for name, kind in (("ucf101-base", "label"), ("ucf101-vqgan", "vqgan")):
+        (kept / f"{name}.ckpt").write_bytes(models[kind].read_bytes())
+    named = ["--gpt_ckpt", "UCF-101 TATS-base", "--vqgan_ckpt", "ucf101-vqgan"]
+    flags = ["--n_sample", "2", "--class_cond", "--save", str(tmp_path / "out")]
+    by_name = run(SHORT, [*named, *flags], capsys)
+    record = json.loads((Path(by_name["clips"]).parent / "run.json").read_text())
+    assert record["checkpoints"]["gpt"]["given"] == "UCF-101 TATS-base"
+    assert record["checkpoints"]["gpt"]["file"] == str(kept / "ucf101-base.ckpt")
+    # The run is known by the contents of its files, whatever they are called.
+    by_path = run(SHORT, [*command(models, tmp_path / "out"), *flags[:3]], capsys)
+    assert by_path["clips"] == by_name["clips"]
 
 
 def test_long_sampler_writes_every_frame_as_a_picture(
@@ -92,7 +145,7 @@ def test_long_sampler_writes_every_frame_as_a_picture(
         assert len(pictures) == 24
         frames = np.stack([np.asarray(Image.open(picture)) for picture in pictures])
         assert np.array_equal(frames, clips[sample])
-    assert len(list((folder / "grids").glob("*.mp4"))) == 1
+    assert len(list((folder / "videos").glob("*.mp4"))) == 1
 
 
 def test_a_model_of_crops_slides_over_the_whole_frame(
