@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tats import commands
 from tats.errors import one_line_errors
 from tats.evaluation.fvd import fvd_meter
-from tats.flags import add_data_flags, add_short_sampling_flags, check_sampling_args, new_parser
+from tats.flags import add_short_sampling_flags, check_sampling_args, new_parser
 from tats.sampling.ranks import rank
 from tats.sampling.run_files import Outputs
 
@@ -16,7 +16,6 @@ from tats.sampling.run_files import Outputs
 def build_parser() -> argparse.ArgumentParser:
     """Declare this script's flags."""
     parser = new_parser("Sample videos as long as the training clips, and compute their FVD.")
-    add_data_flags(parser)
     add_short_sampling_flags(parser)
     return parser
 

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import records
 import torch
-from tats.sampling.parts import Parts
-from tats.sampling.videos import Level, VideoSampler
 
 from tats.errors import one_line_errors
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
-from tats.sampling import TokenFilter, sliding
-from tats.sampling.pixels import FrameDecoder
+from tats.pipeline import TATS
+from tats.sampling.passes import VideoSampler
 
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -89,14 +87,18 @@ def measure(args: argparse.Namespace, device: torch.device, length: int) -> dict
     """Sample one video of some latent frames; times, and memory beyond that of the libraries."""
     before = records.peak_resident_bytes(reset=True)
     sampler = make_sampler(args, device, length)
-    with tempfile.TemporaryDirectory() as folder:
-        parts = Parts(Path(folder), {}, sampler.clip_shape)
-        start = time.perf_counter()
-        codes = sampler.codes([0])
-        records.synchronize(device)
-        sampled = time.perf_counter()
-        parts.write(0, (piece[0] for piece in sampler.decoder.pieces(codes)))
-        end = time.perf_counter()
+    start = time.perf_counter()
+    canvas = sampler.new_canvas([0])
+    for share in sampler.passes:
+        condition = share.condition([0]).to(device)
+        for _ in share.fill(canvas, condition, share.schedule, [0]):
+            pass
+    records.synchronize(device)
+    sampled = time.perf_counter()
+    with tempfile.TemporaryFile() as file:
+        for frames in sampler.stream([0], canvas):  # nothing is left but to decode
+            file.write(frames.numpy().data)
+    end = time.perf_counter()
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
     else:
@@ -119,18 +121,11 @@ def make_sampler(args: argparse.Namespace, device: torch.device, length: int) ->
         "unconditional": True,
     }  # fmt: skip
     vqgan = VQGAN(flags, for_training=False).eval()
-    t, h, w = vqgan.latent_shape
-    model = Net2NetTransformer({**flags, "block_size": t * h * w}, first_stage_model=vqgan)
+    n_tokens = math.prod(vqgan.latent_shape)
+    model = Net2NetTransformer({**flags, "block_size": n_tokens}, first_stage_model=vqgan)
     model = model.eval().to(device, DTYPES[args.precision])
-    level = Level(
-        model=model,
-        gpt=model.transformer,
-        schedule=sliding(length, h * w, args.context),
-        token_filter=TokenFilter(top_k=2048, top_p=0.92),
-    )
-    return VideoSampler(
-        levels=(level,), decoder=FrameDecoder(vqgan), latent_shape=(length, h, w), seed=0
-    )
+    model.first_stage_model.to(torch.float32)
+    return TATS(model).sampler(n_latent_frames=length, context=args.context, sliding=True)
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ def write_page(out: Path, records: dict[str, dict[str, Any]]) -> Path:
     draw_curves(out)
     held_out, short = records["measure"]["result"], records["short"]["result"]
     source = records["data"]["result"]
-    grids = {name: sorted((out / name).glob("*/grids/*.mp4")) for name in ("short", "long")}
+    grids = {name: sorted((out / name).glob("*/videos/*.mp4")) for name in ("short", "long")}
     classes = ", ".join(source["classes"])
     rows = "\n".join(
         f"<tr><td>{name}</td><td>{record['seconds']:.0f} s</td>"

@@ -57,8 +57,8 @@ def wishes(args: Namespace) -> dict[str, Any]:
         "top_p": args.top_p,
         "temperature": args.temperature,
         "seed": args.seed,
-        "prime_frames": args.prime_frames or None,
-        **({"prime": args.prime} if "prime" in args else {}),
+        "prime": getattr(args, "prime", None),
+        "prime_frames": getattr(args, "prime_frames", 0) or None,
     }
 
 

@@ -378,6 +378,7 @@ class TATS:
             settings["known_codes"] = codes.tolist()
         elif prime_frames and source is not None:
             beginning, n_known = self._seen(source, prime_frames)
+            beginning([0])  # and so are sounds without pictures
             settings["prime_frames"] = prime_frames
         return VideoSampler(
             kind={"text": "text", "stft": "audio"}.get(self.condition or "", plan.kind),
@@ -413,10 +414,9 @@ class TATS:
             (self.words.audio, source, "stft"),
         ):
             if (value is not None) and self.condition != kind:
-                shown = self.condition or "nothing"
                 raise UserError(
-                    f"{name} got a model conditioned on {shown} as {self.words.gpt}; expected one "
-                    f"trained with --cond_stage_key {kind}: leave it out"
+                    f"{self.words.gpt} got a model conditioned on {self.condition or 'nothing'}; "
+                    f"expected one trained with --cond_stage_key {kind}, or no {name}"
                 )
         if self.condition == "text":
             texts = [text] if isinstance(text, str) else list(text or ())
@@ -427,7 +427,9 @@ class TATS:
         if self.condition == "stft":
             if source is None:
                 raise UserError(f"{self.words.audio} got nothing; expected a sound or video file")
-            return sound_to_video.sounds(source)
+            given = sound_to_video.sounds(source)
+            given.tokens(self.model, [0])  # a sound of another length is met before any work
+            return given
         labels = [label] if isinstance(label, int) else list(label or ())
         n_classes = self.model.cond_vocab_size
         if labels and not 0 <= min(labels) <= max(labels) < n_classes:
@@ -452,8 +454,9 @@ class TATS:
         return samplers.long(self.model, given, wishes, n_latent_frames or n_trained, self.words)
 
     def _n_latent_frames(self, frames: int | None, n_latent_frames: int | None) -> int | None:
-        if frames is not None and frames < 1:
-            raise UserError(f"{self.words.frames} got {frames}; expected 1 or more")
+        length = n_latent_frames if frames is None else frames
+        if length is not None and length < 1:
+            raise UserError(f"{self.words.frames} got {length}; expected 1 or more")
         if frames is not None:
             return math.ceil(frames / self.vqgan.downsample[0])
         return n_latent_frames

@@ -17,7 +17,9 @@ from tiny import attend_sharply, save_checkpoint, tiny_transformer, tiny_vqgan
 from tats import TATS
 from tats.data.decoding import read_video
 from tats.data.sound import SAMPLE_RATE, read_sound, spectrogram
+from tats.data.stft import StftDataset
 from tats.sampling.sound_to_video import HeldOutClips
+from tats.sampling.text_to_video import caption_tokens
 from tats.text import default_tokenizer, find_vocabulary
 
 AUDIO = "sample_vqgan_transformer_audio_cond.py"

@@ -113,7 +113,11 @@ def test_classes_reach_both_models(models, tmp_path, capsys) -> None:
         ({"key": "fill"}, "", "--ckpt1 got an interpolation model"),
         ({"key": "text"}, "", "--ckpt1 got a model conditioned on text"),
         ({"fill": "fill-label"}, "", "--ckpt2 got a model of 3 classes; expected 0 as --ckpt1"),
-        ({"fill": "interpolation"}, "", "needs 80 inputs; expected at most block_size 64"),
+        (
+            {"fill": "interpolation"},
+            "",
+            "needs 80 inputs (1 condition + 80 video tokens",
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_leave_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shlex
@@ -16,6 +17,7 @@ import pytest
 from load_script import REPOSITORY, load_script
 from sampler_runs import HIERARCHICAL, LONG, SHORT, command, hierarchical, refused, run, save_models
 
+from tats.sampling.passes import VideoSampler
 from tats.video_io import write_frames, write_video
 
 
@@ -36,9 +38,9 @@ def start(script: str, arguments: list[str], **environment: str) -> subprocess.P
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every result of a run but its record."""
+    """Every result of a run but its record; of videos, which encoders vary, the names."""
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): b"" if path.suffix == ".mp4" else path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and path.name != "run.json"
     }
@@ -46,20 +48,18 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def stops_after(monkeypatch: pytest.MonkeyPatch):
-    """Let a run end like a killed one once it has made some samples."""
+    """Let a run end like a killed one once it has made some batches."""
 
-    def arrange(n_samples: int) -> None:
-        from tats.sampling.parts import Parts
+    def arrange(n_batches: int) -> None:
+        stream, begun = VideoSampler.stream, []
 
-        write, made = Parts.write, []
-
-        def write_or_stop(self, index, pieces) -> None:
-            if len(made) == n_samples:
+        def stream_or_stop(self, samples, canvas):
+            if len(begun) == n_batches:
                 raise KeyboardInterrupt
-            made.append(index)
-            write(self, index, pieces)
+            begun.append(samples)
+            yield from stream(self, samples, canvas)
 
-        monkeypatch.setattr(Parts, "write", write_or_stop)
+        monkeypatch.setattr(VideoSampler, "stream", stream_or_stop)
 
     return arrange
 
@@ -75,13 +75,13 @@ def test_an_interrupted_run_goes_on_with_what_is_on_disk(
     whole = Path(run(LONG, [*command(models, tmp_path / "a"), *FLAGS], capsys)["clips"]).parent
     arguments = [*command(models, tmp_path / "b"), *FLAGS]
     with monkeypatch.context():
-        stops_after(3)
+        stops_after(2)
         with pytest.raises(KeyboardInterrupt):
             load_script(LONG).main(arguments)
-    (parts,) = tmp_path.glob("b/*/.parts-*")
-    assert not list(tmp_path.glob("b/*/clips.npy")) and len(list(parts.iterdir())) == 3
+    made = [path for path in tmp_path.glob("b/*/.parts/sample_*.npy") if path.suffixes == [".npy"]]
+    assert not list(tmp_path.glob("b/*/clips.npy")) and len(made) == 4
     monkeypatch.undo()
-    stops_after(2)  # no more than the two samples that are left are made
+    stops_after(1)  # no more than the batch that is left is made
     folder = Path(run(LONG, arguments, capsys)["clips"]).parent
     assert files(folder) == files(whole)
 
@@ -90,7 +90,7 @@ def test_a_run_with_other_settings_takes_nothing_over(
     models, tmp_path, capsys, monkeypatch, stops_after
 ) -> None:
     arguments = [*command(models, tmp_path / "b"), *FLAGS]
-    stops_after(3)
+    stops_after(2)
     with pytest.raises(KeyboardInterrupt):
         load_script(LONG).main(arguments)
     monkeypatch.undo()
@@ -98,7 +98,9 @@ def test_a_run_with_other_settings_takes_nothing_over(
     made = np.load(run(LONG, other, capsys)["clips"])
     fresh = [*command(models, tmp_path / "c"), *FLAGS, "--seed", "7"]
     assert np.array_equal(made, np.load(run(LONG, fresh, capsys)["clips"]))
-    assert not list(tmp_path.glob("*/*/.parts-*"))
+    (unfinished,) = tmp_path.glob("*/*/.parts")  # the first run may still go on
+    run(LONG, arguments, capsys)
+    assert not unfinished.exists()
 
 
 N_KILLS = 3
@@ -116,7 +118,7 @@ def test_a_run_killed_at_random_moments_ends_as_an_uninterrupted_one(
     for _ in range(N_KILLS):
         process = start(LONG, arguments)
         n_parts += chance.randint(1, 8)
-        while process.poll() is None and len(list(tmp_path.glob("b/*/.parts-*/*"))) < n_parts:
+        while process.poll() is None and len(list(tmp_path.glob("b/*/.parts/sample_*"))) < n_parts:
             time.sleep(0.002)
         time.sleep(chance.uniform(0.0, 0.02))
         process.send_signal(signal.SIGKILL)
@@ -189,10 +191,8 @@ def test_samples_begin_with_the_reconstruction_of_the_real_clip(
     vqgan = load_vqgan(models["vqgan"])
     video = preprocess(np.load(real_clip)[:8], 16)[None]
     codes = vqgan.encode(video)
-    record = next(tmp_path.glob("*/run.json")).read_text()
-    import json
-
-    assert json.loads(record)["known_codes"] == codes.flatten().tolist()
+    record = json.loads(next(tmp_path.glob("*/run.json")).read_text())
+    assert record["depends_on"]["sampler"]["known_codes"] == codes.flatten().tolist()
     assert not np.array_equal(sampler_clips[0], sampler_clips[1])
 
 
@@ -223,3 +223,58 @@ def test_clips_that_cannot_be_continued_are_refused(
     arguments = [*command(models, tmp_path / "new", "uncond"), *shlex.split(flags)]
     assert message in refused(SHORT, arguments, capsys)
     assert not (tmp_path / "new").exists()
+
+
+def test_what_needs_the_encoder_samples_in_half_precision_too(
+    models, tmp_path, capsys, real_clip: Path
+) -> None:
+    flags = ["--n_sample", "1", "--prime", str(real_clip), "--prime_frames", "8"]
+    exact, half = (
+        run(SHORT, [*command(models, tmp_path, "uncond"), *flags, "--precision", name], capsys)
+        for name in ("32", "bf16")
+    )
+    known = [
+        json.loads((Path(result["clips"]).parent / "run.json").read_text())["depends_on"]["sampler"]
+        for result in (exact, half)
+    ]
+    assert known[0]["known_codes"] == known[1]["known_codes"]
+    assert exact["clips"] != half["clips"]
+
+
+def test_two_processes_that_take_themselves_for_gpus_of_their_own_finish_one_run(
+    models, tmp_path
+) -> None:
+    """A sampler that names the device of its rank, as on a machine with two GPUs."""
+    code = (
+        "import os, sys, torch\n"
+        "from tats.sampling.passes import VideoSampler\n"
+        "gpu = torch.device('cuda', int(os.environ['LOCAL_RANK']))\n"
+        "VideoSampler.device = property(lambda self: gpu)\n"
+        "new = VideoSampler.new_canvas\n"
+        "def on_cpu(self, samples):\n"
+        "    device, VideoSampler.device = VideoSampler.device, torch.device('cpu')\n"
+        "    try: return new(self, samples)\n"
+        "    finally: VideoSampler.device = device\n"
+        "VideoSampler.new_canvas = on_cpu\n"
+        "import sample_vqgan_transformer_long_videos as script\n"
+        "script.main(sys.argv[1:])\n"
+    )
+    arguments = [*command(models, tmp_path / "out"), *FLAGS]
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "OMP_NUM_THREADS": "1"}
+    ranks = [{"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            env={**os.environ, **world, **rank, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ranks
+    ]
+    printed = [process.communicate(timeout=200) for process in processes]
+    assert all(process.returncode == 0 for process in processes), printed
+    (folder,) = (tmp_path / "out").iterdir()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["device"] in ("cuda:0", "cuda:1")
+    assert len(np.load(folder / "clips.npy")) == 5
