@@ -113,6 +113,13 @@ def _models(out: Path) -> str:
     )
 
 
+def save_step(out: Path) -> Step:
+    """Put both models into one folder, for ``TATS.from_pretrained``."""
+    gpt, vqgan = last_checkpoint(out / "transformer"), last_checkpoint(out / "vqgan")
+    flags = f"--gpt {gpt} --vqgan {vqgan} --out {out / 'model'}"
+    return Step("save", "scripts/save_pretrained.py", shlex.split(flags))
+
+
 def measure_step(out: Path) -> Step:
     """Measure both models on held-out clips."""
     flags = f"""{_models(out)} --data_path {out / "data"} --resolution {RESOLUTION}
@@ -137,7 +144,15 @@ def long_step(out: Path) -> Step:
     return Step("long", "sample_vqgan_transformer_long_videos.py", shlex.split(flags))
 
 
-STEPS = (data_step, vqgan_step, transformer_step, measure_step, short_step, long_step)
+STEPS = (
+    data_step,
+    vqgan_step,
+    transformer_step,
+    save_step,
+    measure_step,
+    short_step,
+    long_step,
+)
 
 
 # --- running ----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ FLOORS = (
     ),
     ("tats.models", "tats.data", "tats.evaluation"),
     ("tats.sampling", "tats.training"),
-    ("tats.pipeline",),
+    ("tats.pipeline", "tats.commands"),
 )
 # Neighbours on the first floor that may not look at each other.
 FORBIDDEN = (

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from load_script import REPOSITORY, load_script
 from small_sound import learn_codes, write_tone_video
 from tiny import attend_sharply, save_checkpoint, tiny_transformer, tiny_vqgan
 
@@ -292,3 +293,44 @@ def test_models_that_do_not_belong_together_are_refused(files) -> None:
     for name in ("no-such-model", "ucf101-vqgan"):
         with pytest.raises(UserError, match="expected one of ucf101-base"):
             TATS.from_pretrained(name)
+
+
+def python_of(page: Path, marker: str) -> str:
+    """The Python lines of a page that hold some words."""
+    blocks = page.read_text(encoding="utf-8").split("```python\n")[1:]
+    (code,) = [block.split("```")[0] for block in blocks if marker in block]
+    return code
+
+
+def test_the_readmes_lines_run_as_written(files, tmp_path: Path, monkeypatch, capsys) -> None:
+    load(files, "label").save_pretrained(tmp_path / "out" / "quickstart" / "model")
+    monkeypatch.chdir(tmp_path)
+    code = python_of(REPOSITORY / "README.md", "out/quickstart/model")
+    assert len(code.strip().splitlines()) == 6
+    result: dict = {}
+    exec(code, result)
+    assert result["clips"].shape == (2, 16, 16, 16, 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(int(line.split("[")[1].split(",")[0]) for line in lines) == 128
+
+
+def test_the_readmes_released_model_is_sampled_as_written(files, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TATS_CACHE", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    many = tiny_transformer(load(files, "label").vqgan, class_cond_dim=8)
+    (tmp_path / "checkpoints" / "ucf101-vqgan.ckpt").write_bytes(files["vqgan"].read_bytes())
+    save_checkpoint(many, tmp_path / "checkpoints" / "ucf101-base.ckpt")
+    code = python_of(REPOSITORY / "README.md", '"ucf101-base"').replace("4096", "40")
+    result: dict = {}
+    exec(code, result)
+    assert result["video"].shape == (4, 64, 16, 16, 3)
+    assert sum(len(frames) for frames in result["tats"].stream(frames=40, seed=0)) == 40
+
+
+def test_a_script_puts_a_model_into_one_folder(files, tmp_path: Path, capsys) -> None:
+    parts = {"gpt": "uncond", "vqgan": "vqgan", "interpolation": "fill"}
+    flags = [word for part, kind in parts.items() for word in (f"--{part}", str(files[kind]))]
+    load_script("scripts/save_pretrained.py").main([*flags, "--out", str(tmp_path / "model")])
+    assert json.loads(capsys.readouterr().out)["parts"] == list(parts)
+    again = TATS.from_pretrained(tmp_path / "model")
+    assert torch.equal(again.sample(), load(files, "uncond", interpolation="fill").sample())
