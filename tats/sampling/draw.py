@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 class SortedLogits(NamedTuple):
     """Logits (B, V) from likely to unlikely, removed ones -inf, and the token of each."""
 
-    logits: Tensor
-    tokens: Tensor
+    logits: Float[Tensor, "B V"]
+    tokens: Int[Tensor, "B V"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TokenFilter:
         """Whether only the likeliest token is left, so that nothing is random."""
         return self.temperature == 0.0
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Filter logits.
 
         Args:
@@ -63,7 +64,7 @@ class TokenFilter:
         ordered = self.sort(logits)
         return torch.empty_like(ordered.logits).scatter_(1, ordered.tokens, ordered.logits)
 
-    def sort(self, logits: Tensor) -> SortedLogits:
+    def sort(self, logits: Float[Tensor, "B V"]) -> SortedLogits:
         """Filter logits and leave them sorted, which is what drawing needs.
 
         Args:
@@ -86,7 +87,9 @@ class TokenFilter:
         return SortedLogits(values, tokens)
 
 
-def draw_token(token_filter: TokenFilter, logits: Tensor, uniforms: Tensor) -> Tensor:
+def draw_token(
+    token_filter: TokenFilter, logits: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"]
+) -> Int[Tensor, " B"]:
     """Draw one token a sample from its filtered distribution.
 
     With top-k on, only the k likeliest logits are sorted. The tokens that tie with the k-th, of
@@ -132,14 +135,16 @@ def draw_token(token_filter: TokenFilter, logits: Tensor, uniforms: Tensor) -> T
     return torch.where(is_tied, tied, tokens.gather(1, place))[:, 0]
 
 
-def _top_sorted(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _top_sorted(
+    logits: Float[Tensor, "B V"], k: int
+) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
     """The k largest logits (B, V), descending, equal ones by token; values and tokens (B, k)."""
     tokens = logits.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
     values, order = logits.gather(1, tokens).sort(dim=1, descending=True, stable=True)
     return values, tokens.gather(1, order)
 
 
-def draw(ordered: SortedLogits, uniforms: Tensor) -> Tensor:
+def draw(ordered: SortedLogits, uniforms: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
     """Turn one uniform number a sample into one token, by the inverse of the distribution.
 
     Args:
@@ -158,7 +163,7 @@ def draw(ordered: SortedLogits, uniforms: Tensor) -> Tensor:
     return ordered.tokens.gather(1, place)[:, 0]
 
 
-def _remove_after_first(values: Tensor) -> Tensor:
+def _remove_after_first(values: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
     kept = torch.full_like(values, -torch.inf)
     kept[:, 0] = values[:, 0]
     return kept

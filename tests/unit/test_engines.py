@@ -109,8 +109,16 @@ def change_by_assigning(gpt: GPT) -> None:
     gpt.load_state_dict(small_gpt(vocab_size=40).state_dict(), assign=True)
 
 
+def change_behind_the_counters(gpt: GPT) -> None:
+    for parameter in gpt.parameters():
+        parameter.data.copy_(torch.randn_like(parameter))
+
+
+CHANGES = [change_by_a_step, change_by_loading, change_by_assigning, change_behind_the_counters]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("change", [change_by_a_step, change_by_loading, change_by_assigning])
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_model_writes_what_it_now_would(kind: type[Engine], dtype, change) -> None:
     gpt = small_gpt(vocab_size=40).to(dtype)
     condition, canvas = torch.randint(40, (2, 1)), torch.full((2, 11), -1)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tats.models.gpt import GPT, KVCache, join_
 from tats.sampling.engines.plain import Engine
+from tats.sampling.slots import SlotPlan
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,18 @@ class CpuEngine(Engine):
         super().__init__(gpt, **sizes)
         self._layers = CompiledLayers(gpt)
         self._head = StoredMatrix(gpt.head.weight[self.lowest_token : self.end_token], None, None)
+
+    def begin(
+        self,
+        plan: SlotPlan,
+        tokens: Int[Tensor, "B S"],
+        uniforms: Float[Tensor, "B n"],
+    ) -> Int[Tensor, " B"]:
+        """Start a window, by the weights as they are now."""
+        if self.gpt.pos_emb.dtype != torch.float32:
+            # Norms and biases were widened, and edits of a tensor's ``.data`` are not counted.
+            self._layers = CompiledLayers(self.gpt)
+        return super().begin(plan, tokens, uniforms)
 
     @property
     def dtype(self) -> torch.dtype:
