@@ -90,8 +90,8 @@ def vqgan_step(out: Path) -> Step:
         --n_hiddens 8 --embedding_dim 64 --n_codes 512 --norm_type batch --batch_size 4
         --lr 4e-3 --discriminator_iter_start 100000 --disc_channels 4 --disc_layers 1
         --num_workers 1 --max_steps {VQGAN_STEPS} --max_time {VQGAN_TIME}
-        --val_check_interval 250 --limit_val_batches 4 --num_sanity_val_steps 0
-        --log_every_n_steps 10 --single_forward"""
+        --val_check_interval 250 --check_val_every_n_epoch none --limit_val_batches 4
+        --num_sanity_val_steps 0 --log_every_n_steps 10 --single_forward"""
     return Step("vqgan", "train_vqgan.py", shlex.split(flags), trains=True)
 
 
@@ -102,7 +102,8 @@ def transformer_step(out: Path) -> Step:
         --sequence_length {N_FRAMES} --block_size 256 --n_layer 4 --n_head 4 --n_embd 128
         --batch_size 8 --base_lr 1.25e-4 --gradient_clip_val 1.0 --num_workers 1
         --max_steps {GPT_STEPS} --max_time {GPT_TIME} --val_check_interval 500
-        --limit_val_batches 8 --num_sanity_val_steps 0 --log_every_n_steps 10"""
+        --check_val_every_n_epoch none --limit_val_batches 8 --num_sanity_val_steps 0
+        --log_every_n_steps 10"""
     return Step("transformer", "train_transformer.py", shlex.split(flags), trains=True)
 
 
