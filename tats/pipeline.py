@@ -328,7 +328,7 @@ class TATS:
         audio: str | Path | SoundSource | None = None,
         prime: str | Path | np.ndarray | Tensor | None = None,
         prime_frames: int | None = None,
-        context: int = 1,
+        context: int | None = None,
         top_k: int = 2048,
         top_p: float = 0.92,
         temperature: float = 1.0,
@@ -349,7 +349,8 @@ class TATS:
                 (T, H, W, 3).
             prime_frames: frames of ``prime`` to keep, a multiple of the VQGAN's; None for as many
                 as there are, up to half the video. Without ``prime``, of what is seen in ``audio``.
-            context: latent frames each new latent frame of a long video is drawn from.
+            context: latent frames each new latent frame of a long video is drawn from; None for
+                the published 1.
             top_k: draw among the k likeliest tokens; 0 for all.
             top_p: draw among the likeliest tokens that make up this probability, (0, 1].
             temperature: divides the logits; 0 for the likeliest token.
@@ -366,7 +367,9 @@ class TATS:
             token_filter = TokenFilter(top_k=top_k, top_p=top_p, temperature=temperature)
         except ValueError as error:
             raise UserError(str(error)) from error
-        wishes = Wishes(token_filter, first_filter, context, interpolation)
+        wishes = Wishes(
+            token_filter, first_filter, 1 if context is None else context, interpolation
+        )
         source = self._sound_source(audio)
         given = self._given(label, text, source)
         plan = self._plan(given, wishes, self._n_latent_frames(frames, n_latent_frames), sliding)

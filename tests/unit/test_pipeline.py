@@ -69,6 +69,7 @@ def load(files: dict[str, Path], kind: str, **parts: str) -> TATS:
 
 def test_videos_come_as_bytes_of_the_length_asked_for(files) -> None:
     tats = load(files, "uncond")
+    assert torch.equal(tats.sample(frames=30), tats.sample(frames=30, context=None, prime=None))
     for frames, length in ((None, 16), (16, 16), (7, 7), (30, 30)):
         videos = tats.sample(n=2, frames=frames)
         assert videos.shape == (2, length, 16, 16, 3) and videos.dtype == torch.uint8
