@@ -16,7 +16,9 @@ from load_script import REPOSITORY, load_script
 from small_models import small_gpt
 from torch import Tensor
 
+from tats.flags import Interpolation
 from tats.sampling import TokenFilter, Window, fill, infill, sliding, spatial, whole
+from tats.sampling.slots import plan_slots
 
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
 ROOMS = ("tats", "scripts", "benchmarks")
@@ -115,6 +117,18 @@ def test_every_file_and_test_that_architecture_names_exists() -> None:
     assert not [test for test in tests if f"def {test}(" not in everything]
 
 
+def test_the_table_of_rooms_names_every_folder_and_module() -> None:
+    page = read("docs/ARCHITECTURE.md").split("## Where is", 1)[0]
+    named = set(re.findall(r"`([\w./*]+)`", page))
+    package = REPOSITORY / "tats"
+    tools = ["scripts/", "benchmarks/", "notebooks/", "tests/"]
+    modules = [name(file) for file in package.glob("*.py") if file.stem != "__init__"]
+    folders = [f"{name(file.parent)}/" for file in package.glob("*/__init__.py")]
+    inside = [file.stem for file in package.glob("sampling/*.py") if file.stem != "__init__"]
+    assert len(modules) >= 10 and len(folders) >= 6 and len(inside) >= 10
+    assert not sorted({*tools, *modules, *folders, *inside} - named)
+
+
 def test_the_paper_is_cited_one_way() -> None:
     for file in SOURCES:
         assert not re.search(r"\bpaper,? (§|section)", file.read_text(encoding="utf-8")), name(file)
@@ -194,3 +208,31 @@ def test_the_drawings_show_what_the_schedules_do(kind: str, schedule: list[Windo
     for window, row in zip(schedule, rows, strict=True):
         for mark, indices in (("W", window.write), ("p", window.past), ("f", window.future)):
             assert tuple(i for i, cell in enumerate(row) if cell == mark) == indices
+
+
+def slot_table(interpolation: str) -> list[dict[str, str]]:
+    """A slot table of docs/SAMPLING.md: one slot a column, what each row says of it."""
+    before = {"trained": "`--interpolation trained`", "released": "(`released`, the default)"}
+    table = code_blocks(read("docs/SAMPLING.md").split(before[interpolation], 1)[1])[0]
+    ends = [number.end() for number in re.finditer(r"\d+", table.splitlines()[0])]
+    slots: list[dict[str, str]] = [{} for _ in ends]
+    for line in table.splitlines():
+        row, *_ = line.split()
+        for cell in re.finditer(r"\S+", line[len(row) :]):
+            slots[ends.index(len(row) + cell.end())][row] = cell[0]
+    return slots
+
+
+@pytest.mark.parametrize("interpolation", ["trained", "released"])
+def test_the_slot_tables_show_how_a_window_is_laid_out(interpolation: Interpolation) -> None:
+    gpt = small_gpt(vocab_size=40, block_size=12, n_unmasked=3)
+    (window,) = infill(4, 3, 3)
+    plan = plan_slots(gpt, window, 1, interpolation)
+    reads = ["c", *map(str, plan.canvas_indices)]
+    writers = [plan.read_slot, *range(plan.n_prefill, len(reads))]
+    predicts = dict(zip(writers, window.write, strict=True))
+    assert slot_table(interpolation) == [
+        {"slot": str(slot), "reads": token, "position": str(int(position))}
+        | ({"predicts": str(predicts[slot])} if slot in predicts else {})
+        for slot, (token, position) in enumerate(zip(reads, plan.positions, strict=True))
+    ]
