@@ -157,6 +157,7 @@ def _check_run(args: Namespace, rate_flag: str) -> None:
     _require(rate > 0, f"--{rate_flag} got {rate}; expected a learning rate above 0")
     _at_least(args, 1, "accumulate_grad_batches", "num_nodes", "log_every_n_steps")
     _at_least(args, -1, "max_steps")
+    _at_least(args, 0, "save_every_minutes")
     if args.checkpoint_every_n_steps is not None:
         _at_least(args, 1, "checkpoint_every_n_steps")
     if args.progress_bar_refresh_rate is not None:

@@ -307,6 +307,7 @@ TRAINER_FLAGS = (
     # ours
     SEED,
     Flag("checkpoint_every_n_steps", int,    None,  "steps",     "how often to keep a checkpoint; absent = as published"),
+    Flag("save_every_minutes",       float,  30.0,  "minutes",   "how often to replace last.ckpt by the present state; 0 = only when training ends"),
 )
 
 # --- flags of the samplers --------------------------------------------------------------------

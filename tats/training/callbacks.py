@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tats.models.vqgan import VQGAN
 from tats.paths import atomic_path
+from tats.training.stopping import agreed
 from tats.video_io import to_uint8, video_grid, write_video
 
 log = logging.getLogger(__name__)
@@ -27,19 +28,23 @@ log = logging.getLogger(__name__)
 Batch = Mapping[str, Tensor]
 PICTURE_FPS = 8  # frames a second of a reconstruction video: slow enough to compare by eye
 LAST_CHECKPOINT = "last.ckpt"
+STEPS_BETWEEN_LOOKS = 10  # at the clock, where several processes train: they must agree
 
 
 class KeptCheckpoints(Checkpoint):
-    """Keep a checkpoint every so many steps, and leave ``last.ckpt`` when training ends.
+    """Keep a checkpoint every so many steps, and let ``last.ckpt`` follow training.
 
     Args:
-        periods: in steps; a step that is a multiple of any of them is kept for good.
+        periods: in steps; a step that is a multiple of any of them is kept.
+        minutes: how often ``last.ckpt`` is written; 0 for when training ends alone.
     """
 
-    def __init__(self, periods: Sequence[int]) -> None:
+    def __init__(self, periods: Sequence[int], *, minutes: float = 30.0) -> None:
         self.periods = tuple(periods)
+        self.minutes = minutes
         self._folder = Path()
-        self._last_kept_step = 0
+        self._step = 0  # the last complete one that was looked at
+        self._written_at = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Agree with the other processes on the folder."""
@@ -48,7 +53,8 @@ class KeptCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from the step training starts at: a resumed run has kept that one already."""
-        self._last_kept_step = trainer.global_step
+        self._step = trainer.global_step
+        self._written_at = time.monotonic()
 
     def on_train_batch_end(
         self,
@@ -58,17 +64,41 @@ class KeptCheckpoints(Checkpoint):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Keep this step's checkpoint if its turn has come."""
+        """Keep this step's checkpoint if its turn has come, and ``last.ckpt`` if its time has."""
         step = trainer.global_step  # stays the same while gradients are accumulated
-        due = any(step % period == 0 for period in self.periods)
-        if due and step != self._last_kept_step:
-            self._last_kept_step = step
+        if step == self._step:
+            return
+        self._step = step
+        if any(step % period == 0 for period in self.periods):
             name = f"epoch={trainer.current_epoch}-step={step}.ckpt"
             trainer.save_checkpoint(self._folder / name, weights_only=False)
+        if self._is_time(trainer):
+            self.save_last(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the final state."""
-        trainer.save_checkpoint(self._folder / LAST_CHECKPOINT, weights_only=False)
+        self.save_last(trainer)
+
+    def save_last(self, trainer: pl.Trainer) -> Path:
+        """Write ``last.ckpt``, in place of the one before.
+
+        Args:
+            trainer: at the end of a step, in every process.
+
+        Returns:
+            Its path.
+        """
+        path = self._folder / LAST_CHECKPOINT
+        trainer.save_checkpoint(path, weights_only=False)
+        self._written_at = time.monotonic()
+        return path
+
+    def _is_time(self, trainer: pl.Trainer) -> bool:
+        """Whether ``last.ckpt`` is old, by the first process's clock."""
+        if not self.minutes or (trainer.world_size > 1 and self._step % STEPS_BETWEEN_LOOKS):
+            return False
+        old = time.monotonic() - self._written_at >= 60 * self.minutes
+        return bool(agreed(trainer, int(old and trainer.is_global_zero)))
 
 
 class Throughput(Callback):

@@ -23,7 +23,9 @@ from tats.flags import check_writable, passthrough_trainer_settings
 from tats.training.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
 from tats.training.first import first_alone
 from tats.training.precision import CastModule, choose_precision
-from tats.training.resume import CheckedOptimizerStates, SafeCheckpointIO
+from tats.training.resume import CheckedOptimizerStates
+from tats.training.saving import WholeCheckpointIO
+from tats.training.stopping import StopOnSignal, Stopped, report_stop
 from tats.weights.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -224,7 +226,7 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
         "enable_progress_bar": args.enable_progress_bar and args.progress_bar_refresh_rate != 0,
         "logger": _logger(args),
         "callbacks": _callbacks(args, stage),
-        "plugins": [SafeCheckpointIO()],
+        "plugins": [WholeCheckpointIO()],
     }
     precision = choose_precision(args.precision, devices.accelerator)
     if isinstance(precision, str):
@@ -265,9 +267,12 @@ def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
     callbacks: list[Callback] = [CheckedOptimizerStates(), Throughput()]
     if stage.name == VQGAN_STAGE.name:
         callbacks.append(ReconstructionPictures())
+    kept = None
     if args.enable_checkpointing is not False and not args.fast_dev_run:
         every = args.checkpoint_every_n_steps
-        callbacks.append(KeptCheckpoints(stage.keep_every if every is None else (every,)))
+        periods = stage.keep_every if every is None else (every,)
+        kept = KeptCheckpoints(periods, minutes=args.save_every_minutes)
+        callbacks.append(kept)
         figure = stage.monitor.replace("/", "_")
         best = ModelCheckpoint(
             monitor=stage.monitor,
@@ -279,6 +284,8 @@ def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
         callbacks.append(best)
     if args.enable_progress_bar and args.progress_bar_refresh_rate != 0:
         callbacks.append(TQDMProgressBar(refresh_rate=args.progress_bar_refresh_rate or 1))
+    goes_on_by_itself = args.resume_from_checkpoint == "last"
+    callbacks.append(StopOnSignal(kept.save_last if kept else None, requeue=goes_on_by_itself))
     return callbacks
 
 
@@ -296,6 +303,7 @@ def fit(
 
     Raises:
         UserError: the checkpoint or the data cannot be used, or the output folder not written.
+        Stopped: a signal ended training.
     """
     checkpoint = find_resume_checkpoint(args, stage)
     with first_alone(args.data_path or ".", f"indexing {args.data_path}"):
@@ -312,6 +320,9 @@ def fit(
     except MisconfigurationException as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the Trainer does not take one of its flags: {reason}") from error
+    except Stopped as stopped:
+        report_stop(stopped, trainer)
+        raise
 
 
 def find_resume_checkpoint(args: Namespace, stage: Stage) -> str | None:

@@ -1,0 +1,219 @@
+"""Training that is stopped leaves its state and says so; what is written is whole and finite."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from test_training import ACCUMULATED, Watch, read, train_vqgan
+
+from tats.errors import UserError
+from tats.training.saving import WholeCheckpointIO
+from tats.training.stopping import Stopped
+
+
+def last_of(folder: Path, version: int = 0) -> Path:
+    return folder / "lightning_logs" / f"version_{version}" / "checkpoints" / "last.ckpt"
+
+
+class At(Callback):
+    """Do something at a batch of training or of validation, and count the batches after it."""
+
+    def __init__(self, batch: int, do: Callable[[pl.Trainer], None], hook: str = "train") -> None:
+        self.batch, self.do, self.hook = batch, do, hook
+        self.n_later = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        n = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self.n_later += n > self.batch
+        if self.hook == "train" and n == self.batch:
+            self.do(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, module: Any, batch: Any, batch_index: int, *_: Any
+    ) -> None:
+        if self.hook == "val" and not trainer.sanity_checking and batch_index == self.batch:
+            self.do(trainer)
+
+
+def send(*signums: int) -> Callable[[pl.Trainer], None]:
+    def do(trainer: pl.Trainer) -> None:
+        for signum in signums:
+            os.kill(os.getpid(), signum)
+
+    return do
+
+
+# --- signals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_leaves_the_state_of_the_step_under_way_and_a_line(name, tmp_path, capfd):
+    signum = getattr(signal, name)
+    before = [signal.getsignal(one) for one in signal.valid_signals()]
+    watch = At(2, send(signum))
+    with pytest.raises(SystemExit) as exit_:
+        train_vqgan(tmp_path, "--max_steps 9", watch)
+    assert exit_.value.code == 128 + signum
+    assert watch.n_later == 0
+    assert read(last_of(tmp_path))["global_step"] == 2
+    error = capfd.readouterr().err
+    (line,) = [line for line in error.splitlines() if "stopped by" in line]
+    assert f"stopped by {name} after step 2; {last_of(tmp_path)} holds it" in line
+    assert "--resume_from_checkpoint last" in line
+    assert "Traceback" not in error
+    assert [signal.getsignal(one) for one in signal.valid_signals()] == before
+
+
+def test_a_stopped_run_goes_on_from_the_state_it_was_stopped_in(tmp_path):
+    with pytest.raises(Stopped):
+        train_vqgan(tmp_path, "--max_steps 4", At(2, send(signal.SIGTERM)))
+    content, watch = read(last_of(tmp_path)), Watch()
+    train_vqgan(tmp_path, "--max_steps 4 --resume_from_checkpoint last", watch)
+    assert watch.step == 2
+    for name, tensor in content["state_dict"].items():
+        assert torch.equal(watch.weights[name], tensor), name
+    assert read(last_of(tmp_path, 1))["global_step"] == 4
+
+
+def test_a_step_of_several_batches_is_finished_before_stopping(tmp_path):
+    watch = At(3, send(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        train_vqgan(tmp_path, f"--max_steps 9 --accumulate_grad_batches {ACCUMULATED}", watch)
+    assert watch.n_later == 1
+    assert read(last_of(tmp_path))["global_step"] == 2
+
+
+def test_signals_while_the_state_is_written_do_no_harm(tmp_path, monkeypatch):
+    write = WholeCheckpointIO.save_checkpoint
+
+    def disturbed(self: Any, *given: Any, **named: Any) -> None:
+        send(signal.SIGINT, signal.SIGTERM)(None)  # type: ignore[arg-type]
+        write(self, *given, **named)
+        send(signal.SIGINT)(None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", disturbed)
+    with pytest.raises(Stopped) as stopped:
+        train_vqgan(tmp_path, "--max_steps 9", At(2, send(signal.SIGTERM)))
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert read(last_of(tmp_path))["global_step"] == 2
+    assert [path.name for path in last_of(tmp_path).parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_signal_within_validation_stops_there_and_training_goes_on_with_the_next_step(tmp_path):
+    often = "--val_check_interval 2 --num_sanity_val_steps 0 --max_steps 4"
+    with pytest.raises(Stopped):
+        train_vqgan(tmp_path, often, At(0, send(signal.SIGTERM), "val"))
+    assert read(last_of(tmp_path))["global_step"] == 2
+    started_at: list[int] = []
+    watch = At(3, lambda trainer: started_at.append(trainer.global_step))
+    train_vqgan(tmp_path, f"{often} --resume_from_checkpoint last", watch)
+    assert started_at == [2]
+    assert read(last_of(tmp_path, 1))["global_step"] == 4
+
+
+def test_a_signal_before_the_first_step_ends_at_once(tmp_path, capfd):
+    class Early(Callback):
+        def on_validation_start(self, trainer: pl.Trainer, module: Any) -> None:
+            send(signal.SIGINT)(trainer)
+
+    with pytest.raises(Stopped) as stopped:
+        train_vqgan(tmp_path, "--max_steps 9", Early())
+    assert stopped.value.code == 130
+    assert "stopped by SIGINT before the first step; nothing was written" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(("by_itself", "expected"), [(True, ["requeue 3_7"]), (False, [])])
+def test_slurms_signal_puts_a_job_that_goes_on_by_itself_back_into_the_queue(
+    by_itself, expected, tmp_path, monkeypatch, capfd
+):
+    tool, calls = tmp_path / "bin" / "scontrol", tmp_path / "calls"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    slurm = {"JOB_ID": 10, "ARRAY_JOB_ID": 3, "ARRAY_TASK_ID": 7, "JOB_NAME": "interactive"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    resume = "--resume_from_checkpoint last" if by_itself else ""
+    with pytest.raises(Stopped):
+        train_vqgan(tmp_path, f"--max_steps 9 {resume}", At(1, send(signal.SIGUSR1)))
+    assert (calls.read_text().splitlines() if calls.exists() else []) == expected
+    assert ("SLURM starts job 3_7 again" in capfd.readouterr().err) == by_itself
+    assert not list(tmp_path.glob("hpc_ckpt*"))
+
+
+# --- last.ckpt --------------------------------------------------------------------------------
+
+
+def test_the_last_checkpoint_follows_training_by_the_clock(tmp_path):
+    steps: list[int] = []
+    look = At(4, lambda trainer: steps.append(read(last_of(tmp_path))["global_step"]))
+    train_vqgan(tmp_path, "--max_steps 5 --save_every_minutes 1e-9", look)
+    assert steps == [3]
+    assert read(last_of(tmp_path))["global_step"] == 5
+
+
+def test_without_a_period_the_last_checkpoint_is_written_at_the_end_alone(tmp_path):
+    there: list[bool] = []
+    look = At(4, lambda trainer: there.append(last_of(tmp_path).exists()))
+    train_vqgan(tmp_path, "--max_steps 5 --save_every_minutes 0", look)
+    assert there == [False] and last_of(tmp_path).exists()
+
+
+def test_checkpoints_are_staged_beside_their_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    train_vqgan(tmp_path, "--max_steps 1")
+    assert read(last_of(tmp_path))["global_step"] == 1
+
+
+@contextmanager
+def files_limited_to(n_bytes: int) -> Iterator[None]:
+    """Let the system refuse to make any file longer, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing_written_before(tmp_path):
+    path = tmp_path / "last.ckpt"
+    content = {"global_step": 1, "state_dict": {"a": torch.ones(100_000)}}
+    WholeCheckpointIO().save_checkpoint(content, path)
+    before = path.read_bytes()
+    with files_limited_to(200_000), pytest.raises(UserError) as raised:
+        WholeCheckpointIO().save_checkpoint({**content, "global_step": 2}, path)
+    message = str(raised.value)
+    assert f"{path} cannot be written (File too large)" in message and "\n" not in message
+    assert "expected about 400,000" in message
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"state_dict": {"good": torch.ones(2), "bad": torch.tensor([1.0, torch.nan])}},
+        {"optimizer_states": [{"state": {0: {"bad": torch.tensor(torch.inf)}}}]},
+    ],
+    ids=["weights", "moments"],
+)
+def test_a_state_that_is_not_finite_is_never_written(spoilt, tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_text("what was there")
+    with pytest.raises(UserError, match=r"at step 7 .*NaN or infinite values \(.*bad\)"):
+        WholeCheckpointIO().save_checkpoint({"global_step": 7, "state_dict": {}, **spoilt}, path)
+    assert path.read_text() == "what was there"
