@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime
+import gc
 import platform
 import statistics
 import subprocess
@@ -60,6 +63,24 @@ def peak_resident_bytes(*, reset: bool = False) -> int:
     status = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in status if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
+
+
+def begin_peak(device: torch.device) -> int:
+    """Begin to count the most memory held; returns what is held now, in bytes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(AttributeError):  # glibc keeps what was freed until it is told
+        ctypes.CDLL(None).malloc_trim(0)
+    return peak_resident_bytes(reset=True)
+
+
+def peak_since(before: int, device: torch.device) -> int:
+    """Most bytes held since ``begin_peak`` beyond what was held then."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) - before
+    return peak_resident_bytes() - before
 
 
 def median_and_spread(values: Sequence[float], unit: str, digits: int = 2) -> str:
