@@ -286,14 +286,33 @@ class GPT(nn.Module):
         """Predict the token after each input token, reading the whole input at once.
 
         Args:
-            tokens: int64 (B, S), S <= block_size: condition, then video tokens.
-            cbox: int64 (B, 4), the crop (y0, y1, x0, x1) of the grid the video tokens come
-                from; needed by models with a ``vtokens_grid`` and by no other.
-            tbox: int64 (B, 2), the crop (t0, t1) in time; None for all frames.
+            tokens, cbox, tbox: as for ``hidden``.
             n_skipped: first tokens whose logits nobody needs.
 
         Returns:
             Logits (B, S - n_skipped, vocab_size).
+
+        Raises:
+            ValueError: as ``hidden``.
+        """
+        return self.head(self.hidden(tokens, cbox=cbox, tbox=tbox)[:, n_skipped:])
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "B S"],
+        cbox: Int[Tensor, "B 4"] | None = None,
+        tbox: Int[Tensor, "B 2"] | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """Read the whole input at once; ``head`` makes logits of what it returns.
+
+        Args:
+            tokens: int64 (B, S), S <= block_size: condition, then video tokens.
+            cbox: int64 (B, 4), the crop (y0, y1, x0, x1) of the grid the video tokens come
+                from; needed by models with a ``vtokens_grid`` and by no other.
+            tbox: int64 (B, 2), the crop (t0, t1) in time; None for all frames.
+
+        Returns:
+            Hidden states after the last norm.
 
         Raises:
             ValueError: the input is longer than the block, or the crop does not fit the grid.
@@ -315,7 +334,7 @@ class GPT(nn.Module):
                 query, key, value, attn_mask=mask, is_causal=mask is None
             )
 
-        return self.head(self.layers(x, attend)[:, n_skipped:])
+        return self.layers(x, attend)
 
     def layers(self, x: Float[Tensor, "B S D"], attend: AttendInLayer) -> Float[Tensor, "B S D"]:
         """Take embeddings through all layers and the last norm.

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from tats.flags import with_defaults
 from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
 from tats.models.gpt import GPT
 from tats.models.precision import AdamW
+from tats.models.token_loss import hits, score_tokens
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
 from tats.weights.checkpoint import (
     building_from_settings,
@@ -240,12 +240,19 @@ class Net2NetTransformer(pl.LightningModule):
         Returns:
             Logits and the tokens they should predict.
         """
+        hidden, target = self._read(video, condition, cbox, tbox)
+        return self.transformer.head(hidden), target
+
+    def _read(
+        self, video: Tensor, condition: Tensor, cbox: Tensor | None, tbox: Tensor | None
+    ) -> tuple[Float[Tensor, "B N D"], Int[Tensor, "B N"]]:
+        """What the logits of ``forward`` are made of, and the tokens they should predict."""
         target = self.video_codes(video).flatten(1) + self.cond_vocab_size
         cond_tokens = self.conditioner.encode(condition)
         tokens = torch.cat([cond_tokens, self._corrupt(target)], dim=1)
-        n_skipped = cond_tokens.shape[1] - 1  # a text's logits would cost as much as the video's
-        logits = self.transformer(tokens[:, :-1], cbox=cbox, tbox=tbox, n_skipped=n_skipped)
-        return logits, target
+        hidden = self.transformer.hidden(tokens[:, :-1], cbox=cbox, tbox=tbox)
+        # A text's logits would cost as much as the video's.
+        return hidden[:, cond_tokens.shape[1] - 1 :], target
 
     def _corrupt(self, tokens: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
         """Replace input tokens by random ones, as ``pkeep`` asks while training."""
@@ -266,15 +273,14 @@ class Net2NetTransformer(pl.LightningModule):
             Cross-entropy per video token in nats, top-1 and top-5 accuracy in percent.
         """
         video = batch[self.first_stage_key]
-        logits, target = self(
+        hidden, target = self._read(
             video,
             batch[self.conditioner.batch_key or self.first_stage_key],
             cbox=batch.get("cbox") if self.args.vtokens_pos else None,
             tbox=batch.get("tbox") if self.args.vtokens_pos else None,
         )
-        logits, target = logits.flatten(0, 1).float(), target.flatten()  # (B·N, V), (B·N,)
-        acc1, acc5 = accuracy(logits.detach(), target, top_k=(1, 5))
-        return F.cross_entropy(logits, target), acc1, acc5
+        head = self.transformer.head.weight
+        return score_tokens(hidden.flatten(0, 1), head, target.flatten())
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Loss of one training batch."""
@@ -337,9 +343,7 @@ def accuracy(
     logits: Float[Tensor, "n V"], target: Int[Tensor, " n"], *, top_k: Sequence[int]
 ) -> list[Float[Tensor, ""]]:
     """Share of targets among the k likeliest classes, in percent, for each of ``top_k``."""
-    likeliest = logits.topk(min(max(top_k), logits.shape[1]), dim=1).indices
-    hit = likeliest == target[:, None]  # (n, max k)
-    return [hit[:, :k].any(dim=1).float().mean() * 100 for k in top_k]
+    return [count / len(target) * 100 for count in hits(logits.float(), target, top_k=top_k)]
 
 
 def _frozen(vqgan: VQGAN | None) -> VQGAN | None:
