@@ -58,13 +58,17 @@ class Stream:
         self._n_given: dict[nn.Module, int] = {}  # frames so far, the border's included
 
     def padded(
-        self, layer: nn.Module, x: Tensor, borders: tuple[int, int], n_kept: int
+        self,
+        layer: nn.Module,
+        x: Float[Tensor, "B C t H W"],
+        borders: tuple[int, int],
+        n_kept: int,
     ) -> tuple[Float[Tensor, "B C n H W"], int]:
         """Put before a layer's new frames those it still needs, and borders at the clip's ends.
 
         Args:
             layer: asks.
-            x: new frames (B, C, t, H, W), perhaps none.
+            x: new frames, perhaps none.
             borders: frames to replicate before the clip and after it.
             n_kept: frames to remember for the next piece.
 
@@ -89,7 +93,9 @@ class Stream:
         """How many frames a layer has been given, borders included."""
         return self._n_given.get(layer, 0)
 
-    def delayed(self, layer: nn.Module, x: Tensor, n: int) -> Float[Tensor, "B C n H W"]:
+    def delayed(
+        self, layer: nn.Module, x: Float[Tensor, "B C t H W"], n: int
+    ) -> Float[Tensor, "B C n H W"]:
         """Queue a layer's new frames; the ``n`` that have waited longest."""
         if layer in self._kept:
             x = torch.cat([self._kept[layer], x], dim=2)

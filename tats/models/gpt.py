@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -95,16 +95,21 @@ class KVCache:
         """Forget every slot; the memory is kept."""
         self.length = 0
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def append(
+        self,
+        layer: int,
+        keys: Float[Tensor, "B heads S head_dim"],
+        values: Float[Tensor, "B heads S head_dim"],
+    ) -> tuple[Float[Tensor, "B heads slots head_dim"], Float[Tensor, "B heads slots head_dim"]]:
         """Write one layer's new slots behind the known ones.
 
         Args:
             layer: index of the layer.
-            keys: (B, n_head, S, head_dim).
-            values: (B, n_head, S, head_dim).
+            keys: of the new slots.
+            values: of the new slots.
 
         Returns:
-            Keys and values of all slots so far, each a view (B, n_head, length + S, head_dim).
+            Keys and values of all slots so far, each a view.
         """
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
@@ -172,8 +177,14 @@ class Attention(nn.Module):
         y = attend(*self.projections(x))  # (B, heads, S, head_dim)
         return self.proj(rearrange(y, "b h s d -> b s (h d)"))
 
-    def projections(self, x: Float[Tensor, "B S D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, heads, S, head_dim)."""
+    def projections(
+        self, x: Float[Tensor, "B S D"]
+    ) -> tuple[
+        Float[Tensor, "B heads S head_dim"],
+        Float[Tensor, "B heads S head_dim"],
+        Float[Tensor, "B heads S head_dim"],
+    ]:
+        """Project to queries, keys and values."""
         layers = (self.query, self.key, self.value)
         weight = None
         if isinstance(self.query, nn.Linear) and not torch.is_grad_enabled():
@@ -204,8 +215,8 @@ class Block(nn.Module):
         return x + self.mlp(self.ln2(x))
 
 
-def one_block(tensors: Sequence[Tensor]) -> Tensor | None:
-    """See tensors (n_i, …) that lie one after the other in memory as one; None if they do not."""
+def one_block(tensors: Sequence[Shaped[Tensor, "n ..."]]) -> Shaped[Tensor, "N ..."] | None:
+    """See tensors that lie one after the other in memory as one; None if they do not."""
     first, address = tensors[0], tensors[0].data_ptr()
     storage = first.untyped_storage().data_ptr()
     for tensor in tensors:
@@ -217,7 +228,7 @@ def one_block(tensors: Sequence[Tensor]) -> Tensor | None:
     return first.detach().as_strided(shape, first.stride())
 
 
-def join_(tensors: Sequence[Tensor]) -> Tensor:
+def join_(tensors: Sequence[Shaped[Tensor, "n ..."]]) -> Shaped[Tensor, "N ..."]:
     """Move tensors into one block of memory, each as a view of it; values and identity stay."""
     block = one_block(tensors)
     if block is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from tats.clip_spec import STFT_SIZE, ClipSpec
@@ -214,7 +214,9 @@ class Net2NetTransformer(pl.LightningModule):
         return embeddings.movedim(1, -1), codes.flatten(1)
 
     @torch.no_grad()
-    def encode_to_c(self, condition: Tensor) -> tuple[Tensor, Int[Tensor, "B L"]]:
+    def encode_to_c(
+        self, condition: Shaped[Tensor, "B ..."]
+    ) -> tuple[Shaped[Tensor, "B ..."], Int[Tensor, "B L"]]:
         """Turn a batch's condition into tokens.
 
         Returns:
@@ -225,7 +227,7 @@ class Net2NetTransformer(pl.LightningModule):
     def forward(
         self,
         video: Float[Tensor, "B C T H W"],
-        condition: Tensor,
+        condition: Shaped[Tensor, "B ..."],
         cbox: Int[Tensor, "B 4"] | None = None,
         tbox: Int[Tensor, "B 2"] | None = None,
     ) -> tuple[Float[Tensor, "B N V"], Int[Tensor, "B N"]]:
@@ -282,11 +284,11 @@ class Net2NetTransformer(pl.LightningModule):
         head = self.transformer.head.weight
         return score_tokens(hidden.flatten(0, 1), head, target.flatten())
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Float[Tensor, ""]:
         """Loss of one training batch."""
         return self._logged_step("train", batch, batch_index)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> Float[Tensor, ""]:
         """Loss of one held-out batch."""
         return self._logged_step("val", batch, batch_index)
 

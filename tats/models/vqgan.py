@@ -152,8 +152,8 @@ class VQGAN(pl.LightningModule):
         self, video: Float[Tensor, "B C T H W"], include_embeddings: Literal[True]
     ) -> tuple[Float[Tensor, "B D t h w"], Int[Tensor, "B t h w"]]: ...
     def encode(
-        self, video: Tensor, include_embeddings: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self, video: Float[Tensor, "B C T H W"], include_embeddings: bool = False
+    ) -> Int[Tensor, "B t h w"] | tuple[Float[Tensor, "B D t h w"], Int[Tensor, "B t h w"]]:
         """Turn video into codebook indices; learns nothing, in any mode.
 
         A caller's autocast has no effect: codes are found in the format of the weights.

@@ -21,7 +21,7 @@ Frames = UInt8[np.ndarray, "T H W 3"]
 
 @torch.no_grad()
 def prime_codes(
-    clip: str | Path | np.ndarray | Tensor,
+    clip: str | Path | Frames | UInt8[Tensor, "T H W 3"],
     n_frames: int | None,
     vqgan: VQGAN,
     latent_shape: tuple[int, int, int],
@@ -29,7 +29,7 @@ def prime_codes(
     """Encode the beginning of a real clip.
 
     Args:
-        clip: a video, a folder of frames, a .npy of uint8 (T, H, W, 3), or such frames.
+        clip: a video, a folder of frames, a .npy of frames, or frames.
         n_frames: how many of its frames to take, a multiple of the VQGAN's; None for as many as
             there are, up to half the video to sample.
         vqgan: encodes them.
@@ -64,7 +64,7 @@ def prime_codes(
     return vqgan.encode(video.to(vqgan.codebook.embeddings.device))[0]
 
 
-def _frames(clip: str | Path | np.ndarray | Tensor, n_frames: int) -> Frames:
+def _frames(clip: str | Path | Frames | UInt8[Tensor, "T H W 3"], n_frames: int) -> Frames:
     """Give up to ``n_frames`` frames of a clip."""
     if not isinstance(clip, (str, Path)):
         return _checked(np.asarray(clip), "prime")[:n_frames]

@@ -221,8 +221,10 @@ def sounds(source: SoundSource) -> Given:
     )
 
 
-def sound_tokens(model: Net2NetTransformer, stfts: Sequence[Tensor]) -> Int[Tensor, "B L"]:
-    """Encode spectrograms, each (1, T, 64, 16), as condition tokens.
+def sound_tokens(
+    model: Net2NetTransformer, stfts: Sequence[Float[Tensor, "1 T 64 16"]]
+) -> Int[Tensor, "B L"]:
+    """Encode spectrograms as condition tokens.
 
     Raises:
         UserError: the STFT-VQGAN was trained on clips of another length.
