@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tats.errors import UserError, one_line_errors
 from tats.models.gpt import GPT
+from tats.randomness import draw_keys
 from tats.sampling import TokenFilter, fill, whole
 from tats.sampling.engines import engine_for, quantize_
 from tats.sampling.slots import plan_slots
@@ -206,7 +207,7 @@ def growth(args: argparse.Namespace, gpt: GPT, start: Tensor) -> float:
     )
     (window,) = whole(args.n_tokens)
     plan = plan_slots(gpt, window, start.shape[1], "released")
-    uniforms = torch.full((n_samples, N_STEPS + 1), 0.5, device=device)
+    keys = draw_keys(range(n_samples), N_STEPS + 1).to(device)
 
     def take_steps(token: Tensor) -> None:
         for _ in range(N_STEPS):
@@ -215,7 +216,7 @@ def growth(args: argparse.Namespace, gpt: GPT, start: Tensor) -> float:
     costs: dict[int, list[float]] = {EARLY: [], LATE: []}
     for _ in range(N_TIMINGS):
         for first, seconds in costs.items():
-            token = engine.begin(plan, start.expand(-1, first), uniforms)
+            token = engine.begin(plan, start.expand(-1, first), keys)
             seconds.append(records.seconds(lambda token=token: take_steps(token), device))
     return statistics.median(costs[LATE][1:]) / statistics.median(costs[EARLY][1:])
 

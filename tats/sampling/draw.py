@@ -1,20 +1,14 @@
-"""Which tokens may be drawn, and with what probability: temperature, top-k, nucleus."""
+"""Which tokens may be drawn (temperature, top-k, nucleus), and which one is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
-class SortedLogits(NamedTuple):
-    """Logits (B, V) from likely to unlikely, removed ones -inf, and the token of each."""
-
-    logits: Float[Tensor, "B V"]
-    tokens: Int[Tensor, "B V"]
+from tats.randomness import gumbel_noise
 
 
 @dataclass(frozen=True)
@@ -55,115 +49,68 @@ class TokenFilter:
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Filter logits.
 
-        Args:
-            logits: (B, V), any floating type.
-
-        Returns:
-            Float32 (B, V): logits over temperature, -inf where a token is removed.
-        """
-        ordered = self.sort(logits)
-        return torch.empty_like(ordered.logits).scatter_(1, ordered.tokens, ordered.logits)
-
-    def sort(self, logits: Float[Tensor, "B V"]) -> SortedLogits:
-        """Filter logits and leave them sorted, which is what drawing needs.
+        Only as many are sorted as top-k keeps. Tokens that tie with the last one kept are kept
+        in the order of their numbers, as far as top-p lets them.
 
         Args:
-            logits: (B, V), any floating type.
+            logits: of any floating type.
 
         Returns:
-            Float32 logits, descending (equal ones by token), and their tokens, both (B, V).
+            Float32: logits over temperature, -inf where a token is removed.
         """
-        values, tokens = logits.float().sort(dim=1, descending=True, stable=True)
+        logits = logits.float()
         if self.greedy:
-            return SortedLogits(_remove_after_first(values), tokens)
-        values = values / self.temperature
-        if 0 < self.top_k < values.shape[1]:
-            least = values[:, self.top_k - 1 : self.top_k]
-            values = values.masked_fill(values < least, -torch.inf)
-        if self.top_p < 1.0:
-            likelier = values.softmax(dim=1).cumsum(dim=1).roll(1, dims=1)
-            likelier[:, 0] = 0.0
-            values = values.masked_fill(likelier > self.top_p, -torch.inf)
-        return SortedLogits(values, tokens)
+            likeliest = logits.argmax(dim=1, keepdim=True)
+            kept = torch.full_like(logits, -torch.inf)
+            return kept.scatter_(1, likeliest, logits.gather(1, likeliest))
+        logits = logits / self.temperature
+        narrow = 0 < self.top_k < logits.shape[1]
+        if not narrow and self.top_p >= 1.0:
+            return logits
+        values = logits.topk(self.top_k if narrow else logits.shape[1], dim=1).values  # descending
+        if self.top_p >= 1.0:
+            return logits.masked_fill(logits < values[:, -1:], -torch.inf)
+        least, n_kept = self._nucleus(logits, values)
+        tied = logits == least
+        kept = (logits > least) | (tied & (tied.cumsum(dim=1) <= n_kept))
+        return logits.masked_fill(~kept, -torch.inf)
+
+    def _nucleus(self, logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The least logit that top-p keeps, and how many tokens of it, both (B, 1)."""
+        last = values[:, -1:]
+        weights = (values - values[:, :1]).exp()
+        tie_weight = weights[:, -1:].clamp_min(torch.finfo(weights.dtype).tiny)
+        weights = weights.masked_fill(values == last, 0.0)  # counted by number, all of them
+        n_ties = (logits == last).sum(dim=1, keepdim=True)
+        cumulative = weights.cumsum(dim=1)
+        limit = self.top_p * (cumulative[:, -1:] + n_ties * tie_weight)
+        inside = (weights > 0) & (cumulative - weights <= limit)
+        inside[:, 0] |= weights[:, 0] > 0  # the likeliest always stays
+        n_inside = inside.sum(dim=1, keepdim=True)
+        # Where all likelier ones are inside, so are as many of the tied as find room.
+        room = ((limit - cumulative[:, -1:]) / tie_weight).floor() + 1
+        n_tied = room.clamp(min=0).minimum(n_ties.float()).long().maximum((n_inside == 0).long())
+        n_tied = n_tied.masked_fill(n_inside < (weights > 0).sum(dim=1, keepdim=True), 0)
+        least = torch.where(n_tied > 0, last, values.gather(1, (n_inside - 1).clamp(min=0)))
+        n_equal = (inside & (values == least)).sum(dim=1, keepdim=True)
+        return least, torch.where(n_tied > 0, n_tied, n_equal)
 
 
 def draw_token(
-    token_filter: TokenFilter, logits: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"]
+    token_filter: TokenFilter, logits: Float[Tensor, "B V"], keys: Int[Tensor, "B 2"]
 ) -> Int[Tensor, " B"]:
-    """Draw one token a sample from its filtered distribution.
+    """Draw one token a sample from its filtered distribution: the largest of logit + noise.
 
-    With top-k on, only the k likeliest logits are sorted. The tokens that tie with the k-th, of
-    which there may be more than fit, stand behind the others as one entry with one weight each.
+    The noise (Gumbel's, which makes the largest a draw from the softmax) belongs to the key and
+    the token. So no token's chance depends on how the others are sorted, and where logits move a
+    little, the same token is almost always drawn again.
 
     Args:
         token_filter: what may be drawn, and how likely.
-        logits: (B, V), any floating type.
-        uniforms: float32 (B,) in [0, 1): the random number that decides.
-
-    Returns:
-        Tokens, int64 (B,).
+        logits: of any floating type.
+        keys: what decides, see ``draw_keys``.
     """
     if token_filter.greedy:
         return logits.argmax(dim=1)
-    if not 0 < token_filter.top_k < logits.shape[1]:
-        return draw(token_filter.sort(logits), uniforms)
-    logits = logits.float() / token_filter.temperature
-    values, tokens = _top_sorted(logits, token_filter.top_k)  # (B, k)
-    ties = logits == values[:, -1:]  # (B, V), in the order of their tokens
-    n_ties = ties.sum(dim=1, keepdim=True)
-    weights = (values - values[:, :1]).exp()
-    tie_weight = weights[:, -1:]
-    weights = weights.masked_fill(values == values[:, -1:], 0.0)
-    cumulative = weights.cumsum(dim=1)
-    if token_filter.top_p < 1.0:
-        limit = token_filter.top_p * (cumulative[:, -1:] + n_ties * tie_weight)
-        before = cumulative - weights
-        before[:, 0] = 0.0
-        weights = weights.masked_fill(before > limit, 0.0)
-        n_inside = ((limit - cumulative[:, -1:]) / tie_weight).floor() + 1
-        # The likeliest always stays, also when it is one of the ties.
-        least_ties = (weights[:, :1] == 0).long()
-        n_ties = n_inside.clamp(min=0).long().minimum(n_ties).maximum(least_ties)
-        cumulative = weights.cumsum(dim=1)
-    target = uniforms[:, None] * (cumulative[:, -1:] + n_ties * tie_weight)
-    last_kept = ((weights > 0).sum(dim=1, keepdim=True) - 1).clamp(min=0)
-    place = torch.searchsorted(cumulative, target, right=True).minimum(last_kept)
-    into_ties = target - cumulative[:, -1:]
-    number = (into_ties / tie_weight).floor().long().clamp(min=0).minimum(n_ties - 1)
-    tied = (ties.cumsum(dim=1) == number + 1).int().argmax(dim=1, keepdim=True)
-    is_tied = (into_ties >= 0) & (n_ties > 0)
-    return torch.where(is_tied, tied, tokens.gather(1, place))[:, 0]
-
-
-def _top_sorted(
-    logits: Float[Tensor, "B V"], k: int
-) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
-    """The k largest logits (B, V), descending, equal ones by token; values and tokens (B, k)."""
-    tokens = logits.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
-    values, order = logits.gather(1, tokens).sort(dim=1, descending=True, stable=True)
-    return values, tokens.gather(1, order)
-
-
-def draw(ordered: SortedLogits, uniforms: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """Turn one uniform number a sample into one token, by the inverse of the distribution.
-
-    Args:
-        ordered: filtered logits (B, V) from likely to unlikely.
-        uniforms: float32 (B,) in [0, 1).
-
-    Returns:
-        Tokens, int64 (B,).
-    """
-    probabilities = ordered.logits.softmax(dim=1)
-    cumulative = probabilities.cumsum(dim=1)
-    # Sums made in parallel are rounded differently, so the last kept token may not reach the total.
-    target = uniforms[:, None] * cumulative[:, -1:]
-    last_kept = (probabilities > 0).sum(dim=1, keepdim=True) - 1
-    place = torch.searchsorted(cumulative, target, right=True).minimum(last_kept)
-    return ordered.tokens.gather(1, place)[:, 0]
-
-
-def _remove_after_first(values: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-    kept = torch.full_like(values, -torch.inf)
-    kept[:, 0] = values[:, 0]
-    return kept
+    filtered = token_filter(logits)
+    return (filtered + gumbel_noise(keys, filtered.shape[1])).argmax(dim=1)

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from tats.flags import Interpolation
 from tats.models.gpt import GPT
+from tats.randomness import draw_keys
 from tats.sampling.draw import TokenFilter
 from tats.sampling.engines import Engine, engine_for
 from tats.sampling.slots import plan_slots
@@ -117,8 +118,8 @@ def filled_windows(
     known = set(_known_indices(canvas))
     n_condition = condition.shape[1]
     _check_model(gpt, schedule, n_condition, interpolation)
-    condition, uniforms = condition.to(canvas.device), _uniforms(seeds, *canvas.shape)
-    uniforms = uniforms.to(canvas.device)
+    condition = condition.to(canvas.device)
+    keys = _keys(seeds, *canvas.shape).to(canvas.device)
     n_slots = n_condition + longest_window(schedule)
     sizes = {"batch_size": len(canvas), "n_slots": n_slots, "token_filter": token_filter}
     for window in schedule:
@@ -132,7 +133,7 @@ def filled_windows(
         n_read = plan.n_prefill + start - n_condition
         video = canvas[:, list(plan.canvas_indices[:n_read])]
         left = window.write[start:]
-        token = steps.begin(plan, torch.cat([condition, video], dim=1), uniforms[:, list(left)])
+        token = steps.begin(plan, torch.cat([condition, video], dim=1), keys[:, list(left)])
         for i, index in enumerate(left, start=1):
             if index in known:
                 token = canvas[:, index]
@@ -148,14 +149,13 @@ def _token_range(gpt: GPT, valid_tokens: tuple[int, int] | None) -> tuple[int, i
     return valid_tokens or (0, gpt.vocab_size)
 
 
-def _uniforms(seeds: Sequence[int] | None, n_samples: int, n_tokens: int) -> Float[Tensor, "B N"]:
-    """One number in [0, 1) for each sample and canvas token, from each sample's own seed."""
+def _keys(seeds: Sequence[int] | None, n_samples: int, n_tokens: int) -> Int[Tensor, "B N 2"]:
+    """What decides each canvas token of each sample, from the sample's own seed."""
     if seeds is None:
         seeds = torch.randint(2**63 - 1, (n_samples,)).tolist()
     if len(seeds) != n_samples:
         raise ValueError(f"seeds got {len(seeds)} values; expected one for each of {n_samples}")
-    rows = [torch.rand(n_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    return torch.stack(rows)
+    return draw_keys(seeds, n_tokens)
 
 
 def _known_indices(canvas: Tensor) -> frozenset[int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tats.models.gpt import GPT
+from tats.randomness import draw_keys
 from tats.sampling import TokenFilter, fill, whole
 from tats.sampling.engines import Engine, quantize_
 from tats.sampling.engines import cpu as cpu_step
@@ -41,7 +42,7 @@ def hidden_states(
     sizes: dict[str, Any] = {"token_filter": TokenFilter(), "valid_tokens": (0, gpt.vocab_size)}
     engine = kind(gpt, batch_size=n_samples, n_slots=n_tokens, **sizes)
     plan = SlotPlan((), n_read, n_read - 1, torch.arange(n_tokens), mask, None)
-    engine.begin(plan, tokens[:, :n_read], torch.rand(n_samples, 1))
+    engine.begin(plan, tokens[:, :n_read], draw_keys(range(n_samples), 1))
     return torch.stack([engine._feed(token) for token in tokens.T[n_read:]], dim=1)
 
 

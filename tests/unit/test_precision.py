@@ -26,6 +26,7 @@ from tats.models.lpips import LPIPS, WIDTHS
 from tats.models.precision import Adam, AdamW
 from tats.models.transformer import Net2NetTransformer
 from tats.models.vqgan import VQGAN
+from tats.randomness import draw_keys
 from tats.sampling.draw import TokenFilter, draw_token
 from tats.training.precision import choose_precision
 
@@ -229,12 +230,12 @@ def test_all_losses_of_the_vqgan_are_float32(way):
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 def test_logits_are_filtered_and_drawn_from_in_float32(dtype, top_k, top_p):
     token_filter = TokenFilter(top_k=top_k, top_p=top_p, temperature=0.7)
-    logits, uniforms = (3 * torch.randn(64, 3000)).to(dtype), torch.rand(64)
+    logits, keys = (3 * torch.randn(64, 3000)).to(dtype), draw_keys(range(64), 1)[:, 0]
     filtered = token_filter(logits.float())
-    drawn = draw_token(token_filter, logits.float(), uniforms)
+    drawn = draw_token(token_filter, logits.float(), keys)
     with torch.autocast("cpu", dtype=dtype):
         assert torch.equal(token_filter(logits), filtered)
-        assert torch.equal(draw_token(token_filter, logits, uniforms), drawn)
+        assert torch.equal(draw_token(token_filter, logits, keys), drawn)
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, polynomial_mmd])

@@ -45,13 +45,13 @@ class CpuEngine(Engine):
         self,
         plan: SlotPlan,
         tokens: Int[Tensor, "B S"],
-        uniforms: Float[Tensor, "B n"],
+        keys: Int[Tensor, "B n 2"],
     ) -> Int[Tensor, " B"]:
         """Start a window, by the weights as they are now."""
         if self.gpt.pos_emb.dtype != torch.float32:
             # Norms and biases were widened, and edits of a tensor's ``.data`` are not counted.
             self._layers = CompiledLayers(self.gpt)
-        return super().begin(plan, tokens, uniforms)
+        return super().begin(plan, tokens, keys)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,7 +31,7 @@ class CudaEngine(Engine):
         n_slots, device = self.cache.max_length, gpt.pos_emb.device
         self._token = torch.zeros(self.batch_size, 1, dtype=torch.int64, device=device)
         self._slot = torch.zeros(1, dtype=torch.int64, device=device)
-        self._slot_uniforms = torch.zeros(self.batch_size, n_slots, device=device)
+        self._slot_keys = torch.zeros(self.batch_size, n_slots, 2, dtype=torch.int32, device=device)
         self._positions = torch.zeros(n_slots, dtype=torch.int64, device=device)
         self._video_positions: Tensor | None = None
         if gpt.vtokens_grid is not None:
@@ -43,10 +43,10 @@ class CudaEngine(Engine):
         self,
         plan: SlotPlan,
         tokens: Int[Tensor, "B S"],
-        uniforms: Float[Tensor, "B n"],
+        keys: Int[Tensor, "B n 2"],
     ) -> Int[Tensor, " B"]:
         """Start a window, and leave what its steps will need on the device."""
-        token = super().begin(plan, tokens, uniforms)
+        token = super().begin(plan, tokens, keys)
         n, slot = len(plan.positions), self.cache.length
         self._positions[:n] = plan.positions
         if self._video_positions is not None and plan.video_positions is not None:
@@ -54,8 +54,8 @@ class CudaEngine(Engine):
         self._visible.fill_(True).tril_()
         if plan.mask is not None:
             self._visible[:n, :n] = plan.mask
-        later = uniforms[:, 1 : 1 + self.cache.max_length - slot]
-        self._slot_uniforms[:, slot : slot + later.shape[1]] = later
+        later = keys[:, 1 : 1 + self.cache.max_length - slot]
+        self._slot_keys[:, slot : slot + later.shape[1]] = later
         self._slot.fill_(slot)
         return token
 
@@ -93,7 +93,7 @@ class CudaEngine(Engine):
             None if video_positions is None else video_positions[slot],
         )
         logits = self.logits(gpt.layers(x, attend)[:, 0])
-        drawn = draw_token(self.token_filter, logits, self._slot_uniforms[:, slot][:, 0])
+        drawn = draw_token(self.token_filter, logits, self._slot_keys[:, slot][:, 0])
         self._token.copy_(drawn[:, None] + self.lowest_token)
         self._slot.add_(1)
 

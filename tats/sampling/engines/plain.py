@@ -40,26 +40,26 @@ class Engine:
         self.lowest_token, self.end_token = valid_tokens
         self.cache = gpt.new_cache(batch_size, n_slots)
         self.plan: SlotPlan | None = None
-        self._uniforms = torch.empty(batch_size, 0)
+        self._keys = torch.empty(batch_size, 0, 2, dtype=torch.int32)
         self._n_drawn = 0
 
     def begin(
         self,
         plan: SlotPlan,
         tokens: Int[Tensor, "B S"],
-        uniforms: Float[Tensor, "B n"],
+        keys: Int[Tensor, "B n 2"],
     ) -> Int[Tensor, " B"]:
         """Start a window: forget the last one, and read its first tokens.
 
         Args:
             plan: the window's slots.
             tokens: condition, past and future, and perhaps the first written ones.
-            uniforms: in [0, 1): decide the tokens drawn now and at each of the next steps.
+            keys: decide the tokens drawn now and at each of the next steps, see ``draw_keys``.
 
         Returns:
             The token drawn behind them.
         """
-        self.plan, self._uniforms, self._n_drawn = plan, uniforms, 0
+        self.plan, self._keys, self._n_drawn = plan, keys, 0
         hidden = prefill(self.gpt, tokens, plan, self.cache, self.dtype)  # (B, S, D)
         n_read = tokens.shape[1]
         return self._draw(hidden[:, plan.read_slot if n_read == plan.n_prefill else n_read - 1])
@@ -89,9 +89,9 @@ class Engine:
         return decode_one_token(self.gpt, token, self.cache.length, self.plan, self.cache)
 
     def _draw(self, hidden: Tensor) -> Tensor:
-        uniforms = self._uniforms[:, self._n_drawn]
+        keys = self._keys[:, self._n_drawn]
         self._n_drawn += 1
-        return draw_token(self.token_filter, self.logits(hidden), uniforms) + self.lowest_token
+        return draw_token(self.token_filter, self.logits(hidden), keys) + self.lowest_token
 
 
 def prefill(
