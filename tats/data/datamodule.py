@@ -23,6 +23,7 @@ from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
+from tats.data.workers import leave_signals_alone
 from tats.errors import UserError
 from tats.flags import check_data_args, check_seed, with_defaults
 
@@ -125,6 +126,7 @@ class VideoData(LightningDataModule):
             num_workers=self.args.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.args.num_workers > 0,
+            worker_init_fn=leave_signals_alone,
         )
 
 

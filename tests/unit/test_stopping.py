@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +16,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from load_script import load_script
 from pytorch_lightning.callbacks import Callback
+from small_data import write_video_folders
 from test_training import ACCUMULATED, Watch, read, train_vqgan
 
+from tats.data.workers import leave_signals_alone
 from tats.errors import UserError
+from tats.training import trainer as training
 from tats.training.saving import WholeCheckpointIO
 from tats.training.stopping import Stopped
 
@@ -152,6 +158,58 @@ def test_slurms_signal_puts_a_job_that_goes_on_by_itself_back_into_the_queue(
     assert (calls.read_text().splitlines() if calls.exists() else []) == expected
     assert ("SLURM starts job 3_7 again" in capfd.readouterr().err) == by_itself
     assert not list(tmp_path.glob("hpc_ckpt*"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    write_video_folders(root, {f"{split}/cats/a": 11 for split in ("train", "test")})
+    return root
+
+
+SMALL = (
+    "--resolution 16 --sequence_length 8 --batch_size 2 --embedding_dim 8 --n_codes 32"
+    " --n_hiddens 4 --norm_type batch --disc_channels 4 --disc_layers 2 --no_random_restart"
+    " --progress_bar_refresh_rate 0 --enable_model_summary false --num_sanity_val_steps 0"
+    " --limit_val_batches 0 --log_every_n_steps 1"
+)
+
+
+def test_clips_are_read_on_when_a_signal_reaches_all_processes(videos, tmp_path, monkeypatch):
+    def signal_all(trainer: pl.Trainer) -> None:
+        readers = multiprocessing.active_children()
+        assert len(readers) == 2
+        for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            for reader in readers:  # a shell stands for whoever ends the job: not our process
+                os.system(f"kill -{int(signum)} {reader.pid}")
+        time.sleep(0.5)
+        assert all(reader.is_alive() for reader in readers)
+        send(signal.SIGTERM)(trainer)
+
+    callbacks, stop = training._callbacks, At(1, signal_all)
+    monkeypatch.setattr(training, "_callbacks", lambda *given: [*callbacks(*given), stop])
+    places = f"--data_path {videos} --default_root_dir {tmp_path} --num_workers 2"
+    with pytest.raises(Stopped):
+        command = f"{places} {SMALL} --max_steps 9 --accumulate_grad_batches 2"
+        load_script("train_vqgan.py").main(command.split())
+    assert read(last_of(tmp_path))["global_step"] == 1
+    assert stop.n_later == 1
+    assert not multiprocessing.active_children()
+
+
+def test_the_training_process_can_end_those_that_read_for_it():
+    context = multiprocessing.get_context("fork")
+    reader = context.Process(target=_read_for_ever)
+    reader.start()
+    time.sleep(0.5)
+    reader.terminate()
+    reader.join(10)
+    assert reader.exitcode == 143
+
+
+def _read_for_ever() -> None:
+    leave_signals_alone(0)
+    time.sleep(60)
 
 
 # --- last.ckpt --------------------------------------------------------------------------------
