@@ -158,8 +158,9 @@ def _check_run(args: Namespace, rate_flag: str) -> None:
     _at_least(args, 1, "accumulate_grad_batches", "num_nodes", "log_every_n_steps")
     _at_least(args, -1, "max_steps")
     _at_least(args, 0, "save_every_minutes")
-    if args.checkpoint_every_n_steps is not None:
-        _at_least(args, 1, "checkpoint_every_n_steps")
+    for name in ("checkpoint_every_n_steps", "keep_checkpoints"):
+        if getattr(args, name) is not None:
+            _at_least(args, 1, name)
     if args.progress_bar_refresh_rate is not None:
         _at_least(args, 0, "progress_bar_refresh_rate")
     check_seed(args)

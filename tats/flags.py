@@ -297,7 +297,7 @@ TRAINER_FLAGS = (
     Flag("progress_bar_refresh_rate", int,   None,  "batches",   "how often to redraw the progress bar; 0 = no bar"),
     Flag("enable_progress_bar",      switch, True,  "",          "show a progress bar"),
     Flag("default_root_dir",         str,    None,  "path",      "where checkpoints and logs go; absent = the current folder"),
-    Flag("resume_from_checkpoint",   str,    None,  "path|last", "continue from a checkpoint; last = the newest under --default_root_dir"),
+    Flag("resume_from_checkpoint",   str,    None,  "path|last", "continue from a checkpoint; last = the one of most steps under --default_root_dir"),
     Flag("logger",                   switch, True,  "",          "write TensorBoard logs"),
     Flag("fast_dev_run",             count_or_switch, False, "batches", "try a few batches and write nothing"),
     Flag("deterministic",            switch_or_warn,  False, "",  "use deterministic algorithms only; warn = say where there is none"),
@@ -307,6 +307,7 @@ TRAINER_FLAGS = (
     # ours
     SEED,
     Flag("checkpoint_every_n_steps", int,    None,  "steps",     "how often to keep a checkpoint; absent = as published"),
+    Flag("keep_checkpoints",         int,    None,  "checkpoints", "how many of those to keep, the newest of the run; absent = all, as published"),
     Flag("save_every_minutes",       float,  30.0,  "minutes",   "how often to replace last.ckpt by the present state; 0 = only when training ends"),
 )
 

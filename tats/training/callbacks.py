@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from tats.models.vqgan import VQGAN
@@ -37,11 +38,16 @@ class KeptCheckpoints(Checkpoint):
     Args:
         periods: in steps; a step that is a multiple of any of them is kept.
         minutes: how often ``last.ckpt`` is written; 0 for when training ends alone.
+        n_kept: how many of those kept every so many steps stay, the newest; None for all.
     """
 
-    def __init__(self, periods: Sequence[int], *, minutes: float = 30.0) -> None:
+    def __init__(
+        self, periods: Sequence[int], *, minutes: float = 30.0, n_kept: int | None = None
+    ) -> None:
         self.periods = tuple(periods)
         self.minutes = minutes
+        self.n_kept = n_kept
+        self._kept: deque[Path] = deque()  # of this process's run: no other file is deleted
         self._folder = Path()
         self._step = 0  # the last complete one that was looked at
         self._written_at = 0.0
@@ -70,8 +76,10 @@ class KeptCheckpoints(Checkpoint):
             return
         self._step = step
         if any(step % period == 0 for period in self.periods):
-            name = f"epoch={trainer.current_epoch}-step={step}.ckpt"
-            trainer.save_checkpoint(self._folder / name, weights_only=False)
+            path = self._folder / f"epoch={trainer.current_epoch}-step={step}.ckpt"
+            trainer.save_checkpoint(path, weights_only=False)
+            self._kept.append(path)
+            self._delete_old(trainer)
         if self._is_time(trainer):
             self.save_last(trainer)
 
@@ -93,12 +101,37 @@ class KeptCheckpoints(Checkpoint):
         self._written_at = time.monotonic()
         return path
 
+    def _delete_old(self, trainer: pl.Trainer) -> None:
+        while self.n_kept is not None and len(self._kept) > self.n_kept:
+            oldest = self._kept.popleft()
+            if trainer.is_global_zero:
+                oldest.unlink(missing_ok=True)
+
     def _is_time(self, trainer: pl.Trainer) -> bool:
         """Whether ``last.ckpt`` is old, by the first process's clock."""
         if not self.minutes or (trainer.world_size > 1 and self._step % STEPS_BETWEEN_LOOKS):
             return False
         old = time.monotonic() - self._written_at >= 60 * self.minutes
         return bool(agreed(trainer, int(old and trainer.is_global_zero)))
+
+
+class AskedLearningRate(Callback):
+    """Train at the rate the flags ask for, whatever rate a checkpoint was written at."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replace the rates that came with the optimisers' states, and say so."""
+        asked = getattr(pl_module, "learning_rate", None)
+        groups = [group for one in trainer.optimizers for group in one.param_groups]
+        stored = sorted({group["lr"] for group in groups} - {asked})
+        if not isinstance(asked, float) or not stored:
+            return
+        for group in groups:
+            group["lr"] = asked
+        rates = " and ".join(f"{rate:g}" for rate in stored)
+        rank_zero_info(
+            f"the checkpoint's learning rate {rates} is replaced by {asked:g}, which"
+            " the flags ask for"
+        )
 
 
 class Throughput(Callback):

@@ -33,7 +33,12 @@ class WholeCheckpointIO(SafeCheckpointIO):
             UserError: the disk is full or cannot be written to, or the state is not finite.
         """
         path = Path(path)
-        check_finite(checkpoint, path)
+        if bad := not_finite(checkpoint):
+            raise UserError(
+                f"{path} was not written: at step {checkpoint.get('global_step')} got NaN or"
+                f" infinite values in {bad}; expected finite ones: go on from an earlier"
+                " checkpoint, with a lower learning rate"
+            )
         with atomic_path(path) as temporary:
             try:
                 with open(temporary, "wb") as file:
@@ -44,21 +49,14 @@ class WholeCheckpointIO(SafeCheckpointIO):
                 raise _not_written(path, checkpoint, error) from error
 
 
-def check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Refuse to write a state that no training can go on from.
-
-    Raises:
-        UserError: a weight, a running statistic or a moment is NaN or infinite.
-    """
+def not_finite(checkpoint: Mapping[str, Any]) -> str | None:
+    """Name a weight, running statistic or moment that is NaN or infinite, if there is one."""
     parts = {"state_dict": "weights", "optimizer_states": "optimiser states"}
     for key, kind in parts.items():
         for name, tensor in _tensors(checkpoint.get(key), ""):
             if tensor.is_floating_point() and not is_finite(tensor):
-                raise UserError(
-                    f"{path} was not written: at step {checkpoint.get('global_step')} the {kind}"
-                    f" hold NaN or infinite values ({name}); expected finite ones: go on from an"
-                    " earlier checkpoint, with a lower learning rate"
-                )
+                return f"{name[:120]} of its {kind}"
+    return None
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,6 @@ import logging
 import warnings
 from argparse import Namespace
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,18 +19,22 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from tats.errors import UserError
 from tats.flags import check_writable, passthrough_trainer_settings
-from tats.training.callbacks import KeptCheckpoints, ReconstructionPictures, Throughput
+from tats.training.callbacks import (
+    AskedLearningRate,
+    KeptCheckpoints,
+    ReconstructionPictures,
+    Throughput,
+)
 from tats.training.first import first_alone
+from tats.training.newest import LOG_FOLDER, find_resume_checkpoint
 from tats.training.precision import CastModule, choose_precision
 from tats.training.resume import CheckedOptimizerStates
 from tats.training.saving import WholeCheckpointIO
 from tats.training.stopping import StopOnSignal, Stopped, report_stop
-from tats.weights.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_EPOCHS = 1000
-LOG_FOLDER = "lightning_logs"
 # What Lightning warns of though it is as it should be, or not ours to change.
 EXPECTED_WARNINGS = (
     ".*in eval mode at the start of training",  # the frozen first stage, the perceptual model
@@ -264,14 +267,16 @@ def _logger(args: Namespace) -> TensorBoardLogger | bool:
 
 
 def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
-    callbacks: list[Callback] = [CheckedOptimizerStates(), Throughput()]
+    callbacks: list[Callback] = [CheckedOptimizerStates(), AskedLearningRate(), Throughput()]
     if stage.name == VQGAN_STAGE.name:
         callbacks.append(ReconstructionPictures())
     kept = None
     if args.enable_checkpointing is not False and not args.fast_dev_run:
         every = args.checkpoint_every_n_steps
         periods = stage.keep_every if every is None else (every,)
-        kept = KeptCheckpoints(periods, minutes=args.save_every_minutes)
+        kept = KeptCheckpoints(
+            periods, minutes=args.save_every_minutes, n_kept=args.keep_checkpoints
+        )
         callbacks.append(kept)
         figure = stage.monitor.replace("/", "_")
         best = ModelCheckpoint(
@@ -305,7 +310,7 @@ def fit(
         UserError: the checkpoint or the data cannot be used, or the output folder not written.
         Stopped: a signal ended training.
     """
-    checkpoint = find_resume_checkpoint(args, stage)
+    checkpoint = find_resume_checkpoint(args, stage.name)
     with first_alone(args.data_path or ".", f"indexing {args.data_path}"):
         data.prepare_data()  # bad data are met before anything is written
     if not args.fast_dev_run:
@@ -323,33 +328,3 @@ def fit(
     except Stopped as stopped:
         report_stop(stopped, trainer)
         raise
-
-
-def find_resume_checkpoint(args: Namespace, stage: Stage) -> str | None:
-    """Find and read through the checkpoint to continue from.
-
-    Args:
-        args: flags of a training script.
-        stage: which model the checkpoint must hold.
-
-    Returns:
-        Its path; None to start afresh, as ``last`` does, with a warning, before any was written.
-
-    Raises:
-        UserError: the file named is missing, broken or holds the other model.
-    """
-    wanted = args.resume_from_checkpoint
-    if wanted is None:
-        return None
-    flag = "--resume_from_checkpoint"
-    if wanted != "last":
-        return str(read_checkpoint(wanted, flag=flag, stage=stage.name).path)
-    root = Path(args.default_root_dir or ".")
-    written = root.glob(f"{LOG_FOLDER}/version_*/checkpoints/*.ckpt")
-    for path in sorted(written, key=lambda file: file.stat().st_mtime, reverse=True):
-        try:
-            return str(read_checkpoint(path, flag=flag, stage=stage.name).path)
-        except UserError as error:
-            log.warning("%s last passes over a file: %s", flag, error)
-    log.warning("%s last found no checkpoint under %s: starting afresh", flag, root)
-    return None

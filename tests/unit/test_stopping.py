@@ -16,14 +16,18 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from hostile_files import good_content
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from load_script import load_script
 from pytorch_lightning.callbacks import Callback
 from small_data import write_video_folders
-from test_training import ACCUMULATED, Watch, read, train_vqgan
+from test_training import ACCUMULATED, Watch, read, train_vqgan, vqgan_args
+from tiny import tiny_transformer, tiny_vqgan
 
 from tats.data.workers import leave_signals_alone
 from tats.errors import UserError
 from tats.training import trainer as training
+from tats.training.newest import find_resume_checkpoint, newest_checkpoint
 from tats.training.saving import WholeCheckpointIO
 from tats.training.stopping import Stopped
 
@@ -272,6 +276,102 @@ def test_a_full_disk_is_one_line_and_loses_nothing_written_before(tmp_path):
 def test_a_state_that_is_not_finite_is_never_written(spoilt, tmp_path):
     path = tmp_path / "last.ckpt"
     path.write_text("what was there")
-    with pytest.raises(UserError, match=r"at step 7 .*NaN or infinite values \(.*bad\)"):
+    with pytest.raises(UserError, match=r"at step 7 got NaN or infinite values in .*bad"):
         WholeCheckpointIO().save_checkpoint({"global_step": 7, "state_dict": {}, **spoilt}, path)
     assert path.read_text() == "what was there"
+
+
+def test_as_many_periodic_checkpoints_are_kept_as_asked(tmp_path):
+    often = "--max_steps 5 --checkpoint_every_n_steps 1 --limit_val_batches 0"
+    train_vqgan(tmp_path / "all", often)
+    train_vqgan(tmp_path / "two", f"{often} --keep_checkpoints 2")
+    steps = {
+        name: sorted(read(path)["global_step"] for path in (tmp_path / name).rglob("epoch=*.ckpt"))
+        for name in ("all", "two")
+    }
+    assert steps == {"all": [1, 2, 3, 4, 5], "two": [4, 5]}
+    assert last_of(tmp_path / "two").exists()
+
+
+# --- what `last` takes ------------------------------------------------------------------------
+
+
+def write(path: Path, step: int, **others: Any) -> Path:
+    """A small VQGAN's checkpoint; the later it is written, the older its time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**good_content(tiny_vqgan()), "global_step": step, **others}
+    torch.save(content, path)
+    os.utime(path, (1e9 - step, 1e9 - step))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lightning_logs/version_3/checkpoints/last.ckpt",
+        "lightning_logs/version_0/checkpoints/epoch=0-step=7.ckpt",
+        "lightning_logs/version_0/checkpoints/best-epoch=0-step=7-val_recon_loss=1.2.ckpt",
+        "checkpoints/last.ckpt",
+        "hpc_ckpt_2.ckpt",
+    ],
+)
+def test_last_knows_every_file_by_its_step(name, tmp_path, caplog):
+    caplog.set_level("INFO", "pytorch_lightning")
+    for step in (5, 6):
+        write(tmp_path / f"lightning_logs/version_{step}/checkpoints/last.ckpt", step)
+    newest = write(tmp_path / name, 7)
+    args = vqgan_args(tmp_path, "--resume_from_checkpoint last")
+    assert find_resume_checkpoint(args, "vqgan") == str(newest)
+    assert f"--resume_from_checkpoint last takes {newest}, step 7" in caplog.text
+
+
+def test_last_takes_the_one_written_last_of_two_of_the_same_step(tmp_path):
+    older = write(tmp_path / "lightning_logs/version_0/checkpoints/epoch=0-step=5.ckpt", 5)
+    newer = write(older.with_name("last.ckpt"), 5)
+    os.utime(newer)
+    assert newest_checkpoint(tmp_path, "vqgan") == (newer, 5)
+
+
+def test_last_passes_over_files_that_nothing_can_go_on_from_with_a_line_each(tmp_path, caplog):
+    folder = tmp_path / "lightning_logs" / "version_0" / "checkpoints"
+    good = write(folder / "epoch=0-step=3.ckpt", 3)
+    weights = good_content(tiny_vqgan())["state_dict"]
+    weights["codebook.embeddings"] = torch.full((32, 8), torch.nan)
+    write(folder / "nan.ckpt", 9, state_dict=weights)
+    moments = [{"state": {0: {"exp_avg": torch.tensor(torch.inf)}}, "param_groups": []}]
+    write(folder / "inf.ckpt", 8, optimizer_states=moments)
+    for name in ("cut.ckpt", "epoch=0-step=7.ckpt"):
+        (folder / name).write_bytes(good.read_bytes()[:1000])
+    transformer = good_content(tiny_transformer(unconditional=True))
+    torch.save({**transformer, "global_step": 6}, folder / "other.ckpt")
+    assert newest_checkpoint(tmp_path, "vqgan") == (good, 3)
+    lines = [record.getMessage() for record in caplog.records if "passes over" in record.message]
+    for name in ("nan", "inf", "cut", "epoch=0-step=7", "other"):
+        assert sum(f"{name}.ckpt" in line for line in lines) == 1, name
+    assert not any("\n" in line for line in lines) and len(lines) == 5
+
+
+def test_slurms_file_is_not_gone_on_from_unasked(tmp_path, monkeypatch):
+    write(tmp_path / "hpc_ckpt_1.ckpt", 4)
+    args = vqgan_args(tmp_path, "")
+    assert find_resume_checkpoint(args, "vqgan") is None
+    monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
+    with pytest.raises(UserError, match=r"got nothing, with .*hpc_ckpt_1.ckpt there"):
+        find_resume_checkpoint(args, "vqgan")
+
+
+# --- the learning rate ------------------------------------------------------------------------
+
+
+def test_the_learning_rate_asked_for_wins_on_resuming_and_a_line_says_so(tmp_path, caplog):
+    caplog.set_level("INFO", "pytorch_lightning")
+    train_vqgan(tmp_path, "--max_steps 1", lr=1e-3)
+    assert "is replaced by" not in caplog.text
+    train_vqgan(tmp_path, "--max_steps 2 --resume_from_checkpoint last", lr=2e-3)
+    (line,) = [line for line in caplog.messages if "is replaced by" in line]
+    assert line.startswith("the checkpoint's learning rate 0.001 is replaced by 0.002")
+    for version, rate in ((0, 1e-3), (1, 2e-3)):
+        content = read(last_of(tmp_path, version))
+        states = content["optimizer_states"]
+        assert [state["param_groups"][0]["lr"] for state in states] == [rate, rate]
+        assert content["hyper_parameters"]["args"]["lr"] == rate

@@ -25,13 +25,13 @@ from tats.training.callbacks import (
     _due,
     compare_with_reconstruction,
 )
+from tats.training.newest import find_resume_checkpoint
 from tats.training.trainer import (
     TRANSFORMER_STAGE,
     VQGAN_STAGE,
     Devices,
     build_trainer,
     choose_devices,
-    find_resume_checkpoint,
     fit,
     transformer_learning_rate,
     vqgan_learning_rate,
@@ -282,14 +282,14 @@ class NoiseData(pl.LightningDataModule):
         return DataLoader(Noise(4), batch_size=2)
 
 
-def vqgan_args(folder: Path, command: str) -> Namespace:
+def vqgan_args(folder: Path, command: str, **others: Any) -> Namespace:
     quiet = "--progress_bar_refresh_rate 0 --enable_model_summary false --log_every_n_steps 1"
-    flags = {**VQGAN_FLAGS, "sequence_length": 8}
+    flags = {**VQGAN_FLAGS, "sequence_length": 8, **others}
     return trainer_args(f"--default_root_dir {folder} {quiet} {command}", **flags)
 
 
-def train_vqgan(folder: Path, command: str, *extra: Callback) -> VQGAN:
-    args = vqgan_args(folder, command)
+def train_vqgan(folder: Path, command: str, *extra: Callback, **others: Any) -> VQGAN:
+    args = vqgan_args(folder, command, **others)
     torch.manual_seed(0)
     model, trainer = VQGAN(args), build_trainer(args, VQGAN_STAGE)
     trainer.callbacks.extend(extra)
@@ -388,7 +388,7 @@ def test_resuming_passes_over_a_checkpoint_that_was_cut_off(first_run, caplog):
     whole = (first_run / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt").read_bytes()
     (folder / "cut.ckpt").write_bytes(whole[:1000])
     args = vqgan_args(first_run, "--resume_from_checkpoint last")
-    found = find_resume_checkpoint(args, VQGAN_STAGE)
+    found = find_resume_checkpoint(args, "vqgan")
     assert found is not None and "version_9" not in found
     assert "cut.ckpt" in caplog.text
     (folder / "cut.ckpt").unlink()
@@ -396,7 +396,7 @@ def test_resuming_passes_over_a_checkpoint_that_was_cut_off(first_run, caplog):
 
 def test_resuming_last_starts_afresh_and_says_so_where_nothing_was_written(tmp_path, caplog):
     args = vqgan_args(tmp_path, "--resume_from_checkpoint last")
-    assert find_resume_checkpoint(args, VQGAN_STAGE) is None
+    assert find_resume_checkpoint(args, "vqgan") is None
     assert "starting afresh" in caplog.text
 
 
@@ -404,7 +404,7 @@ def test_resuming_from_the_other_stage_is_refused(first_run):
     last = first_run / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
     args = vqgan_args(first_run, f"--resume_from_checkpoint {last}")
     with pytest.raises(UserError, match=r"--resume_from_checkpoint.*transformer"):
-        find_resume_checkpoint(args, TRANSFORMER_STAGE)
+        find_resume_checkpoint(args, "transformer")
 
 
 class Slope(pl.LightningModule):
