@@ -60,7 +60,7 @@ class ClipSpec:
         """Read what ``to_dict`` made, from a file that may hold anything.
 
         Raises:
-            ValueError: it is no clip's description.
+            ValueError: it does not describe a clip.
         """
         if not isinstance(stored, Mapping) or set(stored) != {*_SIZES, "kind"}:
             raise ValueError(f"clip got {_short(stored)}; expected {', '.join(_SIZES)} and kind")
@@ -83,7 +83,7 @@ class ClipSpec:
         """Take a clip as it is or as it is stored; where there is none, read the flags.
 
         Raises:
-            ValueError: what is stored describes no clip.
+            ValueError: what is stored does not describe a clip.
         """
         if clip is None:
             return cls.from_flags(args)
@@ -95,7 +95,7 @@ class ClipSpec:
     ) -> ClipSpec:
         """Read the flags of a transformer whose file does not say what its clips are.
 
-        The published code trains on sounds' videos of 96 pixels whatever ``--resolution`` says,
+        The published code trains sound models at 96 pixels whatever ``--resolution`` says,
         and samples at its VQGAN's size. So where the two sizes differ, and both fill a part of the
         block the transformer can read, the VQGAN's counts for sounds, else the one that fills
         more. The VQGAN's number of frames counts where the flags give one that cannot be.

@@ -270,7 +270,7 @@ class TATS:
     def stream(
         self, frames: int | None = None, *, seed: int = 0, **wishes: Any
     ) -> Iterator[UInt8[Tensor, "k H W 3"]]:
-        """Make one video, and give its frames as they are made.
+        """Make one video, and yield its frames as they are made.
 
         Args:
             frames: its length; None for that of the training clips.
@@ -338,7 +338,7 @@ class TATS:
         sliding: bool = False,
         seed: int = 0,
     ) -> VideoSampler:
-        """Plan videos without making any; ``sample``, ``stream`` and the scripts carry it out.
+        """Plan videos without making any; ``sample``, ``stream`` and the scripts make them.
 
         Args:
             frames: length of a video; None for that of the training clips.
@@ -347,8 +347,9 @@ class TATS:
             audio: a sound or video file; video i goes with its i-th piece.
             prime: a clip that every video continues: a file, a folder of frames, or uint8
                 (T, H, W, 3).
-            prime_frames: frames of ``prime`` to keep, a multiple of the VQGAN's; None for as many
-                as there are, up to half the video. Without ``prime``, of what is seen in ``audio``.
+            prime_frames: frames of ``prime`` to keep, a multiple of the VQGAN's downsampling in
+                time; None for as many as there are, up to half the video. Without ``prime``, of
+                what is seen in ``audio``.
             context: latent frames each new latent frame of a long video is drawn from; None for
                 the published 1.
             top_k: draw among the k likeliest tokens; 0 for all.
@@ -381,7 +382,7 @@ class TATS:
             settings["known_codes"] = codes.tolist()
         elif prime_frames and source is not None:
             beginning, n_known = self._seen(source, prime_frames)
-            beginning([0])  # and so are sounds without pictures
+            beginning([0])  # refuses a sound without pictures now
             settings["prime_frames"] = prime_frames
         return VideoSampler(
             kind={"text": "text", "stft": "audio"}.get(self.condition or "", plan.kind),

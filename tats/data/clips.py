@@ -27,7 +27,7 @@ MIN_FAILURES = 20
 
 
 class Batch(TypedDict, total=False):
-    """What readers give of a clip, each kind of data its own part; batches add the axis B.
+    """What readers return for a clip, each kind of data its own part; batches add the axis B.
 
     Ranges are those the models see. T, H, W are the frames, rows and columns of ``ClipSpec``.
     """
@@ -193,13 +193,13 @@ def _balanced_order(labels: np.ndarray, generator: np.random.Generator) -> np.nd
 def check_enough_videos(
     folder: Path, *, n_videos: int, n_unreadable: int, n_short: int, min_frames: int
 ) -> None:
-    """Report the videos that give no clip, and stop where too little is left.
+    """Report the videos that give no clip, and stop where too few are left.
 
     Args:
         folder: where they lie.
         n_videos: all of them.
         n_unreadable: those that cannot be read.
-        n_short: those with less than ``min_frames`` frames.
+        n_short: those with fewer than ``min_frames`` frames.
         min_frames: frames a clip needs.
 
     Raises:
@@ -215,7 +215,7 @@ def check_enough_videos(
             f"--data_path: {folder} has no clip ({counts}); check the files or lower "
             "--sequence_length"
         )
-    # A few bad files among many happen; more than that means that something else is wrong.
+    # A few bad files among many are normal; more mean that something else is wrong.
     if n_unreadable > max(3, n_videos // 10) or 2 * n_unreadable > n_videos:
         raise UserError(f"--data_path: {folder} is damaged ({counts}); check or remove the files")
     if n_unreadable or n_short:

@@ -86,7 +86,7 @@ class VideoData(LightningDataModule):
     def prepare_data(self) -> None:
         """Index both splits and read a clip of each, in one process a machine.
 
-        The others find the index then, and data that no flag fits are met before training.
+        The others then find the index, and data that the flags do not fit are met before training.
 
         Raises:
             UserError: the data are missing, damaged, or have another layout than the flags say.
@@ -187,7 +187,7 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
         return HDF5Dataset(path=root, **common)
     if uses_mugen(args):
         _refuse(args, root, "vtokens", "stft_data", "image_folder")
-        from tats.data.mugen.clips import mugen_dataset  # its renderer is for MUGEN alone
+        from tats.data.mugen.clips import mugen_dataset  # only MUGEN needs its renderer
 
         if not (args.coinrun_assets or args.get_text_only):
             _say_that_sprites_are_drawn()
@@ -195,7 +195,7 @@ def open_dataset(args: Namespace, train: bool) -> ClipDataset:
     _refuse(args, root, "vtokens", "text_cond")
     if args.stft_data:
         _refuse(args, root, "image_folder")
-        common.pop("sample_every_n_frames")  # the flags' checks allow 1 alone
+        common.pop("sample_every_n_frames")  # the flags' checks allow only 1
         return StftDataset(root=root, show_progress=_is_rank_zero(), **common)
     _check_colour(args)
     if args.image_folder:

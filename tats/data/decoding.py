@@ -40,7 +40,7 @@ def frame_times(path: str | Path) -> np.ndarray:
         int64 (n_frames,), strictly increasing, in the stream's own unit of time.
 
     Raises:
-        DecodeError: the file is no video or holds no frame.
+        DecodeError: the file is not a video or holds no frames.
     """
     if av is None:
         times = list(range(sum(1 for _ in _frames_without_pyav(path))))
@@ -61,7 +61,7 @@ def frame_rate(path: str | Path) -> float:
         path: a video file.
 
     Raises:
-        DecodeError: the file is no video, or does not say.
+        DecodeError: the file is not a video, or does not say.
     """
     if av is None:
         raise UserError("reading a video's frame rate needs PyAV; pip install av")
@@ -79,20 +79,20 @@ def frame_rate(path: str | Path) -> float:
 def frames_at_rate(
     n_frames: int, file_rate: float, rate: float, start: int, stop: int
 ) -> np.ndarray:
-    """Tell which of a video's frames are shown when one looks at another rate.
+    """Tell which of a video's frames are shown at the ticks of another rate.
 
     Args:
         n_frames: frames of the video.
         file_rate: its frames a second.
-        rate: looks a second.
-        start: first look.
-        stop: one past the last look.
+        rate: ticks a second.
+        start: first tick.
+        stop: one past the last tick.
 
     Returns:
-        int64 (stop - start,), never falling; the last frame is shown after the video's end.
+        int64 (stop - start,), never falling; after the video's end it is the last frame.
     """
     seconds = np.arange(start, stop) / rate
-    shown = np.floor(seconds * file_rate + 1e-6).astype(np.int64)  # 1e-6: exact looks stay exact
+    shown = np.floor(seconds * file_rate + 1e-6).astype(np.int64)  # 1e-6: exact ticks stay exact
     return np.minimum(shown, n_frames - 1)
 
 
@@ -155,7 +155,7 @@ def _read_after_seek(
     """Seek to the keyframe at or before frame ``target`` and decode on.
 
     The result is trusted only if every decoded frame carries the very time that comes next in
-    ``times``; otherwise (seeking went past the window, the container's times are wrong) None.
+    ``times``; otherwise (seeking went past the window, the container's times are wrong) it is None.
     """
     frames, pixels = [], _ToPixels()
     with av.open(str(path)) as container:
@@ -200,7 +200,7 @@ def _decode(container: Any) -> Iterator[Any]:
 class _ToPixels:
     """Turns the frames of one file into uint8 (H, W, 3).
 
-    One converter a file, and one thread: setting either up costs ten times the conversion of a
+    One converter per file, and one thread: setting either up costs ten times the conversion of a
     small frame.
     """
 

@@ -32,7 +32,7 @@ class VideoStore:
         dtype: of the stored frames.
 
     Raises:
-        UserError: the file is no HDF5 file or has another layout.
+        UserError: the file is not an HDF5 file or has another layout.
     """
 
     def __init__(self, path: Path, split: str) -> None:

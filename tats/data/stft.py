@@ -116,7 +116,7 @@ class StftDataset(ClipDataset):
     Args:
         root: ``stft/{train,test}/x.pickle`` beside ``video/{train,test}/x.mp4``, or
             ``{train,test}/stft_pickle/x.pickle`` beside ``{train,test}/mp4/x.mp4``; the ``stft``
-            folder itself will do for its parent.
+            folder itself may be given for its parent.
         train: read ``train`` rather than ``test``.
         sequence_length: window in frames.
         resolution: side of the video clips in pixels.
@@ -124,8 +124,8 @@ class StftDataset(ClipDataset):
         show_progress: draw a bar while the videos are indexed.
 
     Raises:
-        UserError: the folder has no such layout, a video or spectrogram lacks its mate, or too
-            few of the videos give clips.
+        UserError: the folder has no such layout, a video or spectrogram lacks its counterpart,
+            or too few of the videos give clips.
 
     Source: docs/DATASETS.md, "What a clip is".
     """
@@ -231,7 +231,7 @@ def pair_files(videos: Path, stfts: Path) -> list[StftClip]:
         At least one pair, sorted by name.
 
     Raises:
-        UserError: there is none, or a file has no mate.
+        UserError: there is none, or a file has no counterpart.
     """
     by_name = {
         folder: {

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 INIT_STD = 0.02
 
-# Given queries, keys and values of new tokens, each (B, heads, S, head_dim), looks at what it
-# must: (B, heads, S, head_dim). Where it is asked for every layer, the layer's number comes first.
+# Given queries, keys and values of new tokens, each (B, heads, S, head_dim), attends
+# to what it may: (B, heads, S, head_dim). Where all layers share one, the layer's number is first.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 AttendInLayer = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -38,7 +38,7 @@ def training_mask(
     """Say which input position may look at which, as the model is trained.
 
     Causal. With ``n_unmasked = F > 0`` (a model that fills in the frames between two key frames
-    of F tokens) everybody sees columns 0..F and the last F-1 columns, and the last F-1 rows do
+    of F tokens) every row sees columns 0..F and the last F-1 columns, and the last F-1 rows do
     not see the columns between these two groups.
 
     Args:
@@ -49,7 +49,7 @@ def training_mask(
     Returns:
         Bool (block_size, block_size), True where row may look at column.
 
-    Source: Ge et al. §3.3; docs/DEVIATIONS.md D22 (n_unmasked 1 shows everything to everybody,
+    Source: Ge et al. §3.3; docs/DEVIATIONS.md D22 (n_unmasked 1 shows everything to every row,
     kept so that such checkpoints load).
     """
     mask = torch.ones(block_size, block_size, dtype=torch.bool, device=device).tril()
@@ -216,7 +216,7 @@ class Block(nn.Module):
 
 
 def one_block(tensors: Sequence[Shaped[Tensor, "n ..."]]) -> Shaped[Tensor, "N ..."] | None:
-    """See tensors that lie one after the other in memory as one; None if they do not."""
+    """View tensors that lie one after another in memory as one; None if they do not."""
     first, address = tensors[0], tensors[0].data_ptr()
     storage = first.untyped_storage().data_ptr()
     for tensor in tensors:
@@ -298,7 +298,7 @@ class GPT(nn.Module):
 
         Args:
             tokens, cbox, tbox: as for ``hidden``.
-            n_skipped: first tokens whose logits nobody needs.
+            n_skipped: leading tokens whose logits are not needed.
 
         Returns:
             Logits (B, S - n_skipped, vocab_size).
@@ -440,7 +440,7 @@ class GPT(nn.Module):
                     join_([getattr(layer, name) for layer in layers])
 
     def quantize_(self) -> None:
-        """Store the layers' matrices in 8 bits, for good; training is over."""
+        """Store the layers' matrices in 8 bits, for good: the model can no longer be trained."""
         for block in self.blocks:
             attention: Attention = block.attn  # type: ignore[assignment]
             mlp: nn.Sequential = block.mlp  # type: ignore[assignment]

@@ -1,6 +1,6 @@
-"""Work that several processes, on any machines, share out in one folder, without talking.
+"""Work that several processes, on any machines, share through a folder, without talking.
 
-A process that takes part keeps a file ``worker-….json`` there and renews its time every few
+A process that takes part keeps a file ``worker-….json`` there and touches it every few
 seconds. It claims a piece of work by a file that only one process can create, which holds the name
 of its worker. The claim counts while the worker lives; one of a dead worker is taken over:
 
@@ -9,7 +9,7 @@ of its worker. The claim counts while the worker lives; one of a dead worker is 
 
 A worker is dead when its process is gone, as far as this machine can tell, or when its file has
 not been renewed for DEAD_SECONDS by the file system's own clock. Two processes that take a claim
-over at once may both end up working; that must be harmless, and is, as samples do not depend on
+over at once may both end up working; that must be harmless, and is, since samples do not depend on
 who makes them and files are written whole.
 """
 
@@ -36,7 +36,7 @@ BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0  # many beats: a network file system may show a time late
 STUCK_SECONDS = 3600.0  # without progress, the worker stops renewing its file
 POLL_SECONDS = 0.25
-PATIENCE_SECONDS = 2.0  # shorter waits are not worth a word
+PATIENCE_SECONDS = 2.0  # shorter waits are not worth mentioning
 NOTICE_SECONDS = 10.0
 _CLAIM = ".claim"
 _LOCK = "lock"
@@ -74,7 +74,7 @@ class Claims:
             self.give_back(name)
         with contextlib.suppress(OSError):
             (self.folder / self.worker).unlink(missing_ok=True)
-            self.folder.rmdir()  # where nothing is left in it
+            self.folder.rmdir()  # if nothing is left in it
 
     def take(self, name: str) -> bool:
         """Claim a piece of work, unless a living process has it.
@@ -124,7 +124,7 @@ class Claims:
             self.give_back(_LOCK)
 
     def others(self) -> int:
-        """How many other processes work here and live."""
+        """How many other live processes work here."""
         names = [path.name for path in self.folder.glob("worker-*.json")]
         return sum(self._lives(name) for name in names if name != self.worker)
 
@@ -137,7 +137,7 @@ class Claims:
                 path.unlink(missing_ok=True)
 
     def progress(self) -> None:
-        """Tell that work goes on: the claims of a process that hangs end after STUCK_SECONDS."""
+        """Note that work goes on: the claims of a process that hangs end after STUCK_SECONDS."""
         self._last_progress = time.monotonic()
 
     def _register(self) -> None:
@@ -191,7 +191,7 @@ class Claims:
 
 
 class Waiting:
-    """Waits that a user sees: a warning at first after a moment, then every now and then."""
+    """Waits that a user sees: a warning after a moment, then one every now and then."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -206,7 +206,7 @@ class Waiting:
 
     @property
     def seconds(self) -> float:
-        """How long it has been."""
+        """How long the wait has been so far."""
         return time.monotonic() - self.began
 
 

@@ -100,10 +100,10 @@ def filled_windows(
     valid_tokens: tuple[int, int] | None = None,
     engine: type[Engine] | None = None,
 ) -> Iterator[Window]:
-    """Fill a canvas in place, and say after each window that it is done.
+    """Fill a canvas in place, and yield each window when it is done.
 
     What stands on the canvas between two windows is all there is to know of the work: a canvas
-    that was left half filled, or stored, goes on as if nothing had been. Arguments are those of
+    that was left half filled, or stored, goes on as if nothing had happened. Arguments are those of
     ``fill``, except that ``canvas`` is on the model's device, and that ``check_schedule`` has
     passed ``schedule``, which need not be complete.
 

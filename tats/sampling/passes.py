@@ -48,8 +48,8 @@ class Given:
         describe: what a sample was made from, as plain values for the record.
         identity: what decides ``tokens``, as plain values.
         frame_rate: at which to look at the clips, frames a second.
-        present: makes of a sample's number and its frames uint8 (T, H, W, 3) those to look at, and
-            the sound to hear; None for the frames as they are.
+        present: turns a sample's number and its frames, uint8 (T, H, W, 3), into those to look at
+            and the sound to hear; None for the frames as they are.
     """
 
     tokens: Callable[[Net2NetTransformer, Sequence[int]], Int[Tensor, "B L"]]
@@ -143,7 +143,7 @@ class VideoSampler:
         kind: short, long, hierarchical, text or audio.
         passes: who writes what on the canvas. A window is written as soon as what it reads is
             known, those of later passes first; as every token has random numbers of its own, the
-            order changes nothing but when frames come.
+            order affects nothing but how soon frames come.
         decoder: turns codes into frames.
         latent_shape: (frames, rows, columns) of the canvas.
         given: what samples are made from.
@@ -239,7 +239,7 @@ class VideoSampler:
     def stream(
         self, samples: Sequence[int], canvas: Int[Tensor, "B N"]
     ) -> Iterator[UInt8[Tensor, "B n H W 3"]]:
-        """Sample clips, and give their frames as soon as there are some.
+        """Sample clips, and yield their frames as soon as there are some.
 
         Args:
             samples: their numbers.

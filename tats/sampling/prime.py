@@ -1,4 +1,4 @@
-"""A real clip whose first frames samples continue."""
+"""A real clip whose first frames the samples continue."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def prime_codes(
 
     Args:
         clip: a video, a folder of frames, a .npy of frames, or frames.
-        n_frames: how many of its frames to take, a multiple of the VQGAN's; None for as many as
-            there are, up to half the video to sample.
+        n_frames: how many of its frames to take, a multiple of the VQGAN's downsampling in time;
+            None for as many as there are, up to half the video to sample.
         vqgan: encodes them.
         latent_shape: (frames, rows, columns) of the video to sample.
 
     Returns:
-        Codes of at least one latent frame, and of less than the whole video.
+        Codes of at least one latent frame, and of fewer than the whole video has.
 
     Raises:
         UserError: the clip cannot be read, is too short, or would fill the video.

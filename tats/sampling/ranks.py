@@ -1,7 +1,7 @@
 """Which of several processes this one is: by torchrun's variables, by srun's, or the only one.
 
 A launcher's variables count all together or not at all: a ``RANK`` or ``WORLD_SIZE`` that some
-shell left behind makes nobody wait for processes that were never started, and neither does the
+shell left behind must not make anyone wait for processes that were never started, nor must the
 ``SLURM_PROCID=0`` of a batch script that calls Python without ``srun``.
 """
 
@@ -34,7 +34,7 @@ def place(environment: Mapping[str, str] | None = None) -> Place:
         environment: its variables; None for this process's.
 
     Raises:
-        UserError: they are no numbers, or no place.
+        UserError: they are not numbers, or make no sense together.
     """
     environment = os.environ if environment is None else environment
     for names in (_TORCHRUN, _SRUN):
@@ -58,7 +58,7 @@ def _checked(environment: Mapping[str, str], names: Sequence[str]) -> Place:
 
 
 def rank() -> int:
-    """Number of this process among all, 0 where there is one only."""
+    """Number of this process among all, 0 where it is the only one."""
     return place().rank
 
 
@@ -73,5 +73,5 @@ def local_rank() -> int:
 
 
 def own_share(items: Sequence[Item]) -> Sequence[Item]:
-    """Deal items out: every n-th of them is this process's, of n processes."""
+    """Deal items out: of n processes, each gets every n-th item."""
     return items[rank() :: world_size()]

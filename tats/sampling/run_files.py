@@ -1,7 +1,7 @@
 """The files of one run, the same for all samplers.
 
     ucf101_short_topp0.92_topk2048_run0-3f9c2ab1/
-      run.json                        what the run is, and its result; "status" says if it is done
+      run.json                        what the run is, its result, and whether it is done: "status"
       clips.npy                       uint8 (n, T, H, W, 3), the run's n clips in order
       codes.npy                       int32 (n, t, h, w), where asked for
       videos/sample_00000.mp4         a clip, with its sound and beside the real one if it has these
@@ -40,7 +40,7 @@ _FRAMES_PER_COPY = 64
 _CLIPS, _CODES, _RECORD, _VIDEOS, _FRAMES = "clips.npy", "codes.npy", "run.json", "videos", "frames"
 _LAYOUT = {_CLIPS, _CODES, _RECORD, _VIDEOS, _FRAMES}
 
-# Makes of a sample's number and its frames uint8 (T, H, W, 3) those to look at, and their sound.
+# Turns a sample's number and frames, uint8 (T, H, W, 3), into those to look at and their sound.
 Present = Callable[[int, np.ndarray], tuple[np.ndarray, Sound | None]]
 
 
@@ -168,7 +168,7 @@ class RunFolder:
     def new_clips(
         self, samples: Sequence[int]
     ) -> Iterator[Callable[[UInt8[Tensor, "B n H W 3"]], None]]:
-        """Write clips as their frames come; they are there when the block ends well.
+        """Write clips as their frames come; they appear when the block ends without an error.
 
         Yields:
             What writes the clips' next frames.
@@ -190,7 +190,7 @@ class RunFolder:
             assert n_frames == self._frame_shape[0], f"{n_frames} of {self._frame_shape[0]} frames"
 
     def keep_codes(self, samples: Sequence[int], canvas: Int[Tensor, "B N"]) -> None:
-        """Write what samples' codes are so far, -1 where they are not known yet."""
+        """Write samples' codes so far, -1 where they are not known yet."""
         for sample, codes in zip(samples, canvas.cpu().numpy(), strict=True):
             write_npy(self._kept(sample), codes.astype(np.int32).reshape(self._latent_shape))
 
@@ -198,7 +198,7 @@ class RunFolder:
         """Codes of a sample that were kept, -1 where they are not known yet; None for none."""
         try:
             codes = np.load(self._kept(sample), allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # none, or one that was not written whole
+        except (OSError, ValueError, EOFError):  # none, or one that is incomplete
             return None
         if codes.shape != self._latent_shape or codes.dtype != np.int32:
             return None
@@ -229,7 +229,7 @@ class RunFolder:
                     file.write(codes.numpy().astype("<i4").data)
 
     def clips(self) -> UInt8[np.ndarray, "n T H W 3"]:
-        """The run's clips, read from disk where they are touched."""
+        """The run's clips, read from disk as they are touched."""
         return np.load(self.path / _CLIPS, mmap_mode="r", allow_pickle=False)
 
     def result(self, outputs: Outputs) -> dict[str, Any]:
@@ -272,7 +272,7 @@ class RunFolder:
     # --- ends ---------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """Delete the results and the finished samples; the record stays, and says so first."""
+        """Delete the results and the finished samples; the record stays, marked unfinished."""
         self.write_record({**(self.record() or {}), "status": "unfinished"})
         for path in [*self.parts.glob("sample_*.npy"), *self.path.iterdir()]:
             if path.is_dir() and path.name in _LAYOUT:

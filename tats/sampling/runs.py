@@ -1,16 +1,16 @@
-"""Runs of a sampler: known by what their output depends on, kept apart, gone on with, shared.
+"""Runs of a sampler: known by what their output depends on, kept apart, resumable, shared.
 
 A run is a sampler, a seed and a range of sample numbers. ``run_identity`` hashes everything its
 output depends on, and nothing else: neither the device, the machine, the batch size, nor what is
 written beside the clips. The hash is part of the folder's name, so two runs never touch each
 other's files, and the same command finds its own:
 
-    unfinished  it goes on with the samples, and inside a sample with the codes, that are there
+    unfinished  it continues after the samples, and within a sample after the codes, it has
     finished    nothing is sampled; pictures that were not asked for before are written
-    --overwrite this run's results are deleted, and it begins anew
+    --overwrite this run's results are deleted, and it starts over
 
 Any number of processes may work on one run (``claims``): each begins with its own share and then
-helps where samples are left; the first one, or each that takes itself for it, waits for the
+helps where samples are left; the first one, or every one that believes it is, waits for the
 others' last samples, takes over what dead processes leave, and writes the results (``run_files``).
 """
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_KEEPS = 30.0
 SECONDS_TO_AWAIT_THE_FIRST = 600.0
-SHARE_OF_MEMORY = 0.6  # of what is free: other tensors want some too
+SHARE_OF_MEMORY = 0.6  # of what is free: other tensors need some too
 UNKNOWN_MEMORY = 2 << 30  # bytes to count on where the system does not say
 LARGEST_BATCH_ON_CPU, LARGEST_BATCH_ON_GPU = 32, 256
 BYTES_SCORED_TOGETHER, CLIPS_SCORED_TOGETHER = 1 << 28, 16
@@ -94,7 +94,7 @@ class Sampler(Protocol):
     def stream(
         self, samples: Sequence[int], canvas: Int[Tensor, "B N"]
     ) -> Iterator[UInt8[Tensor, "B n H W 3"]]:
-        """Fill a canvas in place, from where it stands; give all frames, on the CPU, in order.
+        """Fill a canvas in place, from where it stands; yield all frames in order, on the CPU.
 
         It yields after every window, also where there are no new frames (n = 0).
         """
@@ -117,7 +117,7 @@ def write_run(
     Args:
         sampler: makes the clips.
         save: folder of all results; the run gets a folder of its own in it.
-        name: what the run's folder is called, before its identity.
+        name: of the run's folder; its identity is appended.
         samples: numbers of the samples, see ``sample_range``.
         batch_size: samples made together; "auto" for what the memory holds.
         outputs: what to write beside ``clips.npy`` and ``run.json``.
@@ -324,7 +324,7 @@ def _sample(
 def _take(folder: RunFolder, claims: Claims, missing: Sequence[int], size: int) -> list[int]:
     """Claim samples to make together: of this process's share, and then of the others'.
 
-    Samples of a batch are equally far, so that none of them is to begin anew.
+    Samples of a batch are equally far along, so that none of them has to start over.
     """
     own = set(own_share(folder.samples))
     batch: list[int] = []

@@ -24,11 +24,11 @@ from tats.randomness import item_generator
 from tats.sampling.passes import Beginning, Given
 from tats.video_io import Sound, to_uint8, video_grid
 
-WINDOWS_KEPT = 64  # of those read last: a batch's are used for its condition and its first frames
+WINDOWS_KEPT = 64  # those used last: a batch needs its windows twice, for condition and beginning
 
 
 class SoundWindow(Protocol):
-    """A clip's length of sound; what is read is read when asked for, and once."""
+    """A clip's length of sound; each part is read when it is first asked for, and only once."""
 
     @property
     def stft(self) -> Float[Tensor, "1 T 64 16"]:
@@ -40,7 +40,7 @@ class SoundWindow(Protocol):
 
     @property
     def video(self) -> Float[Tensor, "3 T H W"] | None:
-        """What was really seen, in [-0.5, 0.5]; None where nothing was."""
+        """The real frames, in [-0.5, 0.5]; None where there are none."""
 
 
 class SoundSource(Protocol):
@@ -89,7 +89,7 @@ class _HeldOutClip:
 
 
 class HeldOutClips:
-    """The sounds of a data set's test clips in turn; every turn takes another part of each.
+    """The sounds of a data set's test clips in turn; every round takes another part of each.
 
     Args:
         root: the data set's folder.
@@ -197,7 +197,7 @@ class SoundFile:
 
 
 def sounds(source: SoundSource) -> Given:
-    """Samples made from sounds, shown beside what was really seen.
+    """Samples made from sounds, shown beside the real frames.
 
     Args:
         source: gives samples their windows.
@@ -245,7 +245,7 @@ def first_codes(
     source: SoundSource,
     n_frames: int,
 ) -> tuple[Beginning, int]:
-    """Let samples begin with the first frames that were really seen.
+    """Let samples begin with the first real frames.
 
     Args:
         model: whose VQGAN encodes them.
@@ -267,7 +267,7 @@ def first_codes(
                 "--prime_frames needs real frames, which --audio's file has none of; expected a "
                 "video there, or leave --prime_frames out"
             )
-        # The codes must not know of the frames that are to be sampled.
+        # The codes must not depend on the frames that are to be sampled.
         given = video[:, :n_frames]  # (C, T, H, W)
         rest = given[:, -1:].expand(-1, -n_frames % vqgan.downsample[0], -1, -1)
         clip = torch.cat([given, rest], dim=1)[None].to(vqgan.codebook.embeddings.device)

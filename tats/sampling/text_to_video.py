@@ -46,7 +46,7 @@ def captions(
 
 
 def caption_tokens(texts: Sequence[str], n_tokens: int) -> Int[Tensor, "B n_tokens"]:
-    """Tokenize captions, with a notice where one is cut."""
+    """Tokenize captions, with a warning where one is cut off."""
     tokenizer = default_tokenizer()
     for text in texts:
         length = len(tokenizer.encode(text)) + 2  # start and end

@@ -28,18 +28,18 @@ _kept: weakref.WeakKeyDictionary[GPT, _Kept] = weakref.WeakKeyDictionary()
 
 
 def engine_for(gpt: GPT, kind: type[Engine] | None = None, **sizes: Any) -> Engine:
-    """Give a model's engine; the last one is kept, for as long as the model's weights stay.
+    """Give a model's engine; the last one is kept for as long as the weights stay the same.
 
     Args:
         gpt: the model.
         kind: of the engine; None for what suits the model's device.
-        sizes: what ``Engine`` needs to know besides.
+        sizes: the other arguments of ``Engine``.
     """
     kind = kind or _best_kind(gpt)
     if gpt not in _kept or _kept[gpt].key != (kind, _weights_of(gpt), sizes):
         _kept.pop(gpt, None)  # its memory first
         engine = kind(gpt, **sizes)
-        # An engine may lay weights out anew.
+        # An engine may move weights to other memory.
         _kept[gpt] = _Kept((kind, _weights_of(gpt), sizes), engine)
     return _kept[gpt].engine
 

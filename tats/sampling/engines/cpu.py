@@ -1,8 +1,8 @@
 """One decoding step on a CPU as one call of compiled code; ``cpu_step.cpp`` says why and how.
 
 The code is compiled when TATS is installed, if there is a C++ compiler. Without it everything
-decodes as well, operation by operation, only slower; ``is_built`` says which it is. Weights may be
-stored in bfloat16 or 8 bits; the arithmetic is float32.
+still decodes, operation by operation, only more slowly; ``is_built`` says which it is. Weights may
+be stored in bfloat16 or 8 bits; the arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class StoredMatrix:
 
     @classmethod
     def of(cls, *layers: Any) -> StoredMatrix:
-        """See linear layers, ``Int8Linear`` ones perhaps, whose parts lie together as one."""
+        """View linear layers, perhaps ``Int8Linear`` ones, whose parts lie side by side as one."""
 
         def part(name: str) -> Tensor | None:
             parts = [getattr(layer, name).detach() for layer in layers if hasattr(layer, name)]
@@ -158,8 +158,8 @@ class CompiledLayers:
 
         Args:
             x: embeddings of the new tokens, float32.
-            cache: keys and values of the slots before; its length is left as it is.
-            visible: of the slots so far and the new one, True where it may look; None everywhere.
+            cache: keys and values of the slots before; its length stays as it is.
+            visible: of the slots so far and the new one, True where it may look; None: everywhere.
 
         Returns:
             Hidden states, float32.

@@ -60,7 +60,7 @@ class CudaEngine(Engine):
         return token
 
     def step(self, token: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Feed one token a sample; the next one lies on the device until the next step."""
+        """Feed one token per sample; the next one stays on the device until the next step."""
         if token.data_ptr() != self._token.data_ptr():
             self._token.copy_(token[:, None])
         self.cache.length += 1
@@ -98,7 +98,7 @@ class CudaEngine(Engine):
         self._slot.add_(1)
 
     def _capture(self, n_visible: int) -> torch.cuda.CUDAGraph:
-        """Record the step; the state is as before afterwards."""
+        """Record the step, and leave the state as it was."""
         token, slot = self._token.clone(), self._slot.clone()
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())

@@ -15,12 +15,12 @@ from tats.sampling.slots import SlotPlan
 
 
 class Engine:
-    """Reads a window's first tokens at once, and then draws one token after the other.
+    """Reads a window's first tokens at once, and then draws one token after another.
 
     Args:
         gpt: the model, in eval mode; not kept alive.
         batch_size: samples.
-        n_slots: most slots of a window.
+        n_slots: the most slots a window has.
         token_filter: top-k, top-p and temperature.
         valid_tokens: half-open range of tokens that may be drawn.
     """
@@ -57,7 +57,7 @@ class Engine:
             keys: decide the tokens drawn now and at each of the next steps, see ``draw_keys``.
 
         Returns:
-            The token drawn behind them.
+            The token drawn after them.
         """
         self.plan, self._keys, self._n_drawn = plan, keys, 0
         hidden = prefill(self.gpt, tokens, plan, self.cache, self.dtype)  # (B, S, D)
@@ -65,7 +65,7 @@ class Engine:
         return self._draw(hidden[:, plan.read_slot if n_read == plan.n_prefill else n_read - 1])
 
     def step(self, token: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Feed one token a sample into the next slot; the token drawn behind it."""
+        """Feed one token per sample into the next slot; the token drawn after it."""
         return self._draw(self._feed(token))
 
     @property
@@ -112,6 +112,6 @@ def prefill(
 def decode_one_token(
     gpt: GPT, token: Int[Tensor, " B"], slot: int, plan: SlotPlan, cache: KVCache
 ) -> Float[Tensor, "B D"]:
-    """Read one token a sample into the next slot; its hidden state."""
+    """Read one token per sample into the next slot; its hidden state."""
     positions, inputs = plan.positions[slot : slot + 1], plan.inputs(slot, slot + 1)
     return gpt.forward_cached(token[:, None], positions, cache, *inputs)[:, 0]
