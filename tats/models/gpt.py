@@ -24,6 +24,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tats.models.token_loss import Score, score_tokens
+
 INIT_STD = 0.02
 
 # Given queries, keys and values of new tokens, each (B, heads, S, head_dim), attends
@@ -293,20 +295,25 @@ class GPT(nn.Module):
         cbox: Int[Tensor, "B 4"] | None = None,
         tbox: Int[Tensor, "B 2"] | None = None,
         n_skipped: int = 0,
-    ) -> Float[Tensor, "B n V"]:
+        target: Int[Tensor, "B n"] | None = None,
+    ) -> Float[Tensor, "B n V"] | Score:
         """Predict the token after each input token, reading the whole input at once.
 
         Args:
             tokens, cbox, tbox: as for ``hidden``.
             n_skipped: leading tokens whose logits are not needed.
+            target: int64 (B, S - n_skipped), the tokens to predict; None for all logits.
 
         Returns:
-            Logits (B, S - n_skipped, vocab_size).
+            Logits (B, S - n_skipped, vocab_size), or how well they predict the target.
 
         Raises:
             ValueError: as ``hidden``.
         """
-        return self.head(self.hidden(tokens, cbox=cbox, tbox=tbox)[:, n_skipped:])
+        hidden = self.hidden(tokens, cbox=cbox, tbox=tbox)[:, n_skipped:]
+        if target is None:
+            return self.head(hidden)
+        return score_tokens(hidden.flatten(0, 1), self.head.weight, target.flatten())
 
     def hidden(
         self,

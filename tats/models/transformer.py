@@ -24,7 +24,7 @@ from tats.flags import with_defaults
 from tats.models.conditioners import ClassLabel, Conditioner, Sound, Text, Unconditional
 from tats.models.gpt import GPT
 from tats.models.precision import AdamW
-from tats.models.token_loss import hits, score_tokens
+from tats.models.token_loss import hits
 from tats.models.vqgan import TRAINING_PREFIXES, VQGAN, load_vqgan
 from tats.weights.checkpoint import (
     building_from_settings,
@@ -242,19 +242,19 @@ class Net2NetTransformer(pl.LightningModule):
         Returns:
             Logits and the tokens they should predict.
         """
-        hidden, target = self._read(video, condition, cbox, tbox)
-        return self.transformer.head(hidden), target
+        tokens, n_skipped, target = self._tokens(video, condition)
+        logits = self.transformer(tokens, cbox=cbox, tbox=tbox, n_skipped=n_skipped)
+        return logits, target
 
-    def _read(
-        self, video: Tensor, condition: Tensor, cbox: Tensor | None, tbox: Tensor | None
-    ) -> tuple[Float[Tensor, "B N D"], Int[Tensor, "B N"]]:
-        """What the logits of ``forward`` are made of, and the tokens they should predict."""
+    def _tokens(
+        self, video: Tensor, condition: Tensor
+    ) -> tuple[Int[Tensor, "B S"], int, Int[Tensor, "B N"]]:
+        """Input tokens, how many of them predict no video token, and those to predict."""
         target = self.video_codes(video).flatten(1) + self.cond_vocab_size
         cond_tokens = self.conditioner.encode(condition)
         tokens = torch.cat([cond_tokens, self._corrupt(target)], dim=1)
-        hidden = self.transformer.hidden(tokens[:, :-1], cbox=cbox, tbox=tbox)
         # A text's logits would cost as much as the video's.
-        return hidden[:, cond_tokens.shape[1] - 1 :], target
+        return tokens[:, :-1], cond_tokens.shape[1] - 1, target
 
     def _corrupt(self, tokens: Int[Tensor, "B N"]) -> Int[Tensor, "B N"]:
         """Replace input tokens by random ones, as ``pkeep`` asks while training."""
@@ -275,14 +275,15 @@ class Net2NetTransformer(pl.LightningModule):
             Cross-entropy per video token in nats, top-1 and top-5 accuracy in percent.
         """
         video = batch[self.first_stage_key]
-        hidden, target = self._read(
-            video,
-            batch[self.conditioner.batch_key or self.first_stage_key],
-            cbox=batch.get("cbox") if self.args.vtokens_pos else None,
-            tbox=batch.get("tbox") if self.args.vtokens_pos else None,
+        condition = batch[self.conditioner.batch_key or self.first_stage_key]
+        tokens, n_skipped, target = self._tokens(video, condition)
+        cbox, tbox = batch.get("cbox"), batch.get("tbox")
+        if not self.args.vtokens_pos:
+            cbox = tbox = None
+        loss, acc1, acc5 = self.transformer(
+            tokens, cbox=cbox, tbox=tbox, n_skipped=n_skipped, target=target
         )
-        head = self.transformer.head.weight
-        return score_tokens(hidden.flatten(0, 1), head, target.flatten())
+        return loss, acc1, acc5
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Float[Tensor, ""]:
         """Loss of one training batch."""
