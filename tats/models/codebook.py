@@ -17,8 +17,8 @@ from tats.models.precision import keeping_format, without_autocast
 DECAY = 0.99
 COUNT_EPSILON = 1e-7
 COMMITMENT_WEIGHT = 0.25
-# Rows whose distances to all codes are held at once: bounds memory on long videos.
-ROWS_PER_CHUNK = 8192
+# Distances held at once, from some rows to all codes: 32 MiB, which a processor's caches can help.
+DISTANCES_PER_CHUNK = 2**23
 
 
 class Quantized(NamedTuple):
@@ -90,19 +90,21 @@ class Codebook(nn.Module):
         """Index of the nearest code by squared distance.
 
         Args:
-            rows: in float32.
+            rows: in float32, without a gradient.
 
         Returns:
-            int64, each in [0, n_codes).
+            int64, each in [0, n_codes); of codes equally near, the lowest.
         """
         # |row|² is the same for every code, so it plays no part in the argmin.
         squared_norms = self.embeddings.square().sum(dim=1)
-        return torch.cat(
-            [
-                torch.addmm(squared_norms, chunk, self.embeddings.t(), alpha=-2).argmin(dim=1)
-                for chunk in rows.split(ROWS_PER_CHUNK)
-            ]
-        )
+        chunks = rows.split(max(1, DISTANCES_PER_CHUNK // self.n_codes))
+        memory = rows.new_empty((len(chunks[0]), self.n_codes))
+        codes = []
+        for chunk in chunks:
+            distances = memory[: len(chunk)]
+            torch.addmm(squared_norms, chunk, self.embeddings.t(), alpha=-2, out=distances)
+            codes.append(distances.argmin(dim=1))
+        return torch.cat(codes)
 
     def lookup(self, codes: Int[Tensor, "B t h w"]) -> Float[Tensor, "B D t h w"]:
         """Embed codes, in float32."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from load_script import load_script
 
+from tats.models.codebook import Codebook
 from tats.models.transformer import Net2NetTransformer
 
 TINY = ["--n_layer", "1", "--n_head", "2", "--n_embd", "16", "--latent_shape", "2", "4", "4",
@@ -48,3 +49,19 @@ def test_the_published_step_is_the_models_own_in_values_and_gradients() -> None:
     torch.testing.assert_close(torch.stack(got[1:]), torch.stack(expected[1:]))
     for ours, theirs in zip(torch.autograd.grad(got[0], parameters), want, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_codes_are_searched_beside_the_published_way(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = load_script("benchmarks/bench_codebook.py")
+    sizes = ["--n_rows", "100", "--n_codes", "32", "--embedding_dim", "8", "--n_repeats", "1"]
+    bench.main([*sizes, "--device", "cpu", "--no_record"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["baseline"]["ratio"] == 1
+    assert result["ours"]["seconds"][0] > 0
+    assert result["equal_codes"] == 1
+    codebook = Codebook(n_codes=32, embedding_dim=8)
+    rows = torch.randn(100, 8)
+    for got, expected in zip(
+        bench.ours(codebook, rows), bench.as_published(codebook.embeddings, rows), strict=True
+    ):
+        torch.testing.assert_close(got, expected)

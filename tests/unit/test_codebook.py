@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tats.models import codebook as codebook_module
 from tats.models.codebook import Codebook
 
 
@@ -23,6 +25,44 @@ def codebook_at(embeddings: list[list[float]], counts: list[float], **kwargs) ->
     codebook.N.copy_(torch.tensor(counts))
     codebook.z_avg.copy_(torch.tensor(embeddings) * torch.tensor(counts)[:, None])
     return codebook
+
+
+def all_distances(codebook: Codebook, rows: torch.Tensor) -> torch.Tensor:
+    norms = codebook.embeddings.square().sum(dim=1)
+    return torch.addmm(norms, rows, codebook.embeddings.t(), alpha=-2)
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 8, 9, 50])
+def test_codes_are_those_of_all_distances_at_once(monkeypatch, n_rows):
+    monkeypatch.setattr(codebook_module, "DISTANCES_PER_CHUNK", 8 * 40)
+    codebook = Codebook(n_codes=40, embedding_dim=6)
+    rows = torch.randn(n_rows, 6)
+    assert torch.equal(codebook.nearest(rows), all_distances(codebook, rows).argmin(dim=1))
+
+
+def test_of_equally_near_codes_the_lowest_is_taken(monkeypatch):
+    monkeypatch.setattr(codebook_module, "DISTANCES_PER_CHUNK", 4 * 12)
+    codebook = Codebook(n_codes=12, embedding_dim=3)
+    codebook.embeddings[6:] = codebook.embeddings[:6]
+    rows = codebook.embeddings[torch.arange(24) % 12]
+    assert codebook.nearest(rows).tolist() == [i % 6 for i in range(24)]
+
+
+def test_distances_are_never_whole_in_memory(monkeypatch):
+    monkeypatch.setattr(codebook_module, "DISTANCES_PER_CHUNK", 4 * 12)
+    codebook, largest = Codebook(n_codes=12, embedding_dim=3), 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            largest = max(largest, out.numel() if isinstance(out, torch.Tensor) else 0)
+            return out
+
+    rows = torch.randn(64, 3)
+    with Watch():
+        codebook.nearest(rows)
+    assert 4 * 12 <= largest <= 64 * 3  # the rows are the largest there is; 64 * 12 would be all
 
 
 def test_an_update_matches_one_done_by_hand():
