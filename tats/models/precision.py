@@ -6,7 +6,7 @@ Lightning changes the format in two ways: ``bf16-mixed`` runs the step under aut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 HALF_FORMATS = (torch.bfloat16, torch.float16)
+FUSED_ON = ("cpu", "cuda")  # where one kernel takes all of a step of Adam's
 FLOAT32_VALUE = "float32_value"  # in an optimiser's state: a parameter before it was rounded
 
 
@@ -39,7 +40,18 @@ class _Float32Steps(torch.optim.Optimizer):
     A weight in bfloat16 has 8 bits: most of a step would be rounded away, and so would most of
     the change of a moment. So each has a float32 value here, which the steps move, and the
     parameter is that value rounded. Parameters in float32 and float64 are stepped as they are.
+
+    Where torch can, one kernel steps a parameter. That follows from where the parameters are, not
+    from a checkpoint, which may come from another device.
     """
+
+    def __init__(self, params: Iterable[Any], **settings: Any) -> None:
+        params = list(params)
+        groups = [group["params"] if isinstance(group, dict) else [group] for group in params]
+        on = {parameter.device.type for group in groups for parameter in group}
+        super().__init__(params, **{"fused": on <= set(FUSED_ON), **settings})
+        # Gradients are unscaled before the step, as clipping and the float32 values need them.
+        self._step_supports_amp_scaling = False
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step every parameter; ``closure`` is called first."""
@@ -62,6 +74,9 @@ class _Float32Steps(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over stored moments and float32 values without rounding them."""
+        kernels = {key: self.defaults[key] for key in ("foreach", "fused")}
+        groups = [{**group, **kernels} for group in state_dict["param_groups"]]
+        state_dict = {**state_dict, "param_groups": groups}
         with self._in_float32():
             super().load_state_dict(state_dict)
         for parameter, state in self.state.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -365,3 +366,31 @@ def test_parameters_of_float32_are_stepped_as_torch_steps_them(kind):
     _steps(optimizer, gradients)
     assert torch.equal(ours, torchs)
     assert len(n_calls) == 6  # a hook is called once a step
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_how_parameters_are_stepped_follows_their_device_and_not_the_checkpoint(kind):
+    gradients = torch.randn(6, 5)
+    parameter, other = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
+    whole = kind([parameter], lr=1e-2)
+    assert whole.param_groups[0]["fused"]
+    _steps(whole, gradients[:3])
+    other.data.copy_(parameter)
+    state = copy.deepcopy(whole.state_dict())
+    state["param_groups"][0].update(fused=None, foreach=True, lr=5e-3)  # as elsewhere
+    resumed = kind([other], lr=1e-2)
+    resumed.load_state_dict(state)
+    assert state["param_groups"][0]["foreach"]  # what was given is left as it is
+    group = resumed.param_groups[0]
+    assert (group["fused"], group["foreach"], group["lr"]) == (True, None, 5e-3)
+    whole.param_groups[0]["lr"] = 5e-3
+    _steps(whole, gradients[3:])
+    _steps(resumed, gradients[3:])
+    assert torch.equal(other, parameter)
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_gradients_are_clipped_between_unscaling_and_the_step(kind):
+    parameter = torch.nn.Parameter(torch.ones(5))
+    optimizer = kind([parameter], lr=1e-2)
+    assert not optimizer._step_supports_amp_scaling  # or Lightning refuses to clip in float16
