@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import json
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ class TATS:
         """Write weights (safetensors) and settings (JSON) into a folder.
 
         Args:
-            folder: made if missing; files of an earlier save are replaced.
+            folder: made if missing; files of an earlier save are replaced or removed.
 
         Raises:
             UserError: it cannot be written, or the weights are in 8 bits.
@@ -156,6 +157,9 @@ class TATS:
         with atomic_path(folder / MODEL_FILE) as file:
             parts = {part: f"{part}.safetensors" for part in self._modules()}
             file.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
+        for part in set(PARTS) - set(parts):
+            for suffix in ("safetensors", "json"):
+                (folder / f"{part}.{suffix}").unlink(missing_ok=True)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Save the model to the Hugging Face hub.
@@ -191,17 +195,20 @@ class TATS:
 
         Args:
             device: cpu, cuda, cuda:1 … or auto, the GPU where there is one.
-            precision: of the transformer and the pixel decoder; None leaves it.
+            precision: of the transformer and the pixel decoder; None leaves it. bf16 and 16 round
+                the transformer's weights, for good.
             weights: int8 stores the transformer's matrices in 8 bits, for good; None leaves it.
 
         Returns:
             The same model.
 
         Raises:
-            UserError: there is no such device, or it has no such precision or weights.
+            UserError: there is no such device, it has no such precision or weights, or the weights
+                were rounded before.
         """
         place = choose_device(str(device))
         precision, weights = precision or self.precision, weights or self.weights
+        self._check_formats(precision, weights)
         if place.type == "cpu" and precision == "16":
             raise UserError("--precision got 16 on a CPU; expected 32 or bf16, or a GPU")
         for model in self._transformers():
@@ -212,6 +219,25 @@ class TATS:
         self.precision, self.weights = precision, weights
         self.__dict__.pop("_decoder", None)
         return self
+
+    def _check_formats(self, precision: str, weights: str) -> None:
+        """Refuse formats there are none of, and those the weights were rounded too far for.
+
+        A run is known by them, so the same formats must always mean the same weights.
+        """
+        for name, got, known in (
+            ("precision", precision, tuple(DTYPES)),
+            ("weights", weights, get_args(WeightFormat)),
+        ):
+            if got not in known:
+                raise UserError(f"--{name} got {got!r}; expected one of {', '.join(known)}")
+        is_rounded = self.precision != "32" or self.weights == "int8"
+        was_finer = self.weights == "int8" and weights == "full"
+        if was_finer or (is_rounded and precision != self.precision):
+            raise UserError(
+                f"--precision got {precision}, --weights {weights}, but the weights were rounded "
+                f"to {self.precision}, {self.weights}; load the model again"
+            )
 
     @property
     def vqgan(self) -> VQGAN:
@@ -257,10 +283,10 @@ class TATS:
         Raises:
             UserError: an argument does not fit the model.
         """
-        if n < 1:
-            raise UserError(f"n got {n}; expected 1 or more")
+        n = _whole("n", n)
+        size = 0 if batch_size == "auto" else _whole("batch_size", batch_size)
         sampler = self.sampler(frames, seed=seed, **wishes)
-        size = fitting_batch_size(sampler) if batch_size == "auto" else batch_size
+        size = size or fitting_batch_size(sampler)
         clips = []
         for start in range(0, n, size):
             samples = range(start, min(start + size, n))
@@ -304,10 +330,11 @@ class TATS:
             UserError: the video does not fit the model.
         """
         clips = torch.as_tensor(video)
-        if clips.dtype != torch.uint8 or clips.ndim not in (4, 5) or clips.shape[-1] != 3:
+        is_video = clips.ndim in (4, 5) and clips.shape[-1] == 3 and clips.numel() > 0
+        if clips.dtype != torch.uint8 or not is_video:
             raise UserError(
                 f"video got {clips.dtype} {tuple(clips.shape)}; expected uint8 (T, H, W, 3) or "
-                "(B, T, H, W, 3)"
+                "(B, T, H, W, 3), none of them 0"
             )
         batch = to_float(clips if clips.ndim == 5 else clips[None])  # (B, C, T, H, W)
         n_frames, rate = batch.shape[2], self.vqgan.downsample[0]
@@ -371,6 +398,10 @@ class TATS:
         wishes = Wishes(
             token_filter, first_filter, 1 if context is None else context, interpolation
         )
+        if interpolation not in get_args(Interpolation):
+            raise UserError(f"interpolation got {interpolation!r}; expected released or trained")
+        seed = _whole("seed", seed, least=0)
+        frames = None if frames is None else _whole(self.words.frames, frames)
         source = self._sound_source(audio)
         given = self._given(label, text, source)
         plan = self._plan(given, wishes, self._n_latent_frames(frames, n_latent_frames), sliding)
@@ -384,6 +415,8 @@ class TATS:
             beginning, n_known = self._seen(source, prime_frames)
             beginning([0])  # refuses a sound without pictures now
             settings["prime_frames"] = prime_frames
+        elif prime_frames:
+            raise UserError(f"prime_frames got {prime_frames} without a clip; expected prime")
         return VideoSampler(
             kind={"text": "text", "stft": "audio"}.get(self.condition or "", plan.kind),
             passes=plan.passes,
@@ -424,7 +457,7 @@ class TATS:
                 )
         if self.condition == "text":
             texts = [text] if isinstance(text, str) else list(text or ())
-            if not texts:
+            if not texts or not all(caption.strip() for caption in texts):
                 raise UserError(f"{self.words.text} got nothing; expected a caption")
             rate = FRAME_RATE / self.model.args.sample_every_n_frames
             return text_to_video.captions(self.model, texts, frame_rate=rate)
@@ -434,12 +467,7 @@ class TATS:
             given = sound_to_video.sounds(source)
             given.tokens(self.model, [0])  # a sound of another length is met before any work
             return given
-        labels = [label] if isinstance(label, int) else list(label or ())
-        n_classes = self.model.cond_vocab_size
-        if labels and not 0 <= min(labels) <= max(labels) < n_classes:
-            raise UserError(
-                f"{self.words.label} got {labels}; expected classes 0 to {n_classes - 1}"
-            )
+        labels = _class_numbers(self.words.label, label, self.model.cond_vocab_size)
         return classes(self.model, labels)
 
     def _plan(
@@ -447,23 +475,26 @@ class TATS:
     ) -> samplers.Plan:
         if self.interpolation is not None:
             n = n_latent_frames or INTERPOLATION_STRIDE * (self.model.latent_shape[0] - 1) + 1
-            n = INTERPOLATION_STRIDE * math.ceil((n - 1) / INTERPOLATION_STRIDE) + 1
+            n_steps = max(math.ceil((n - 1) / INTERPOLATION_STRIDE), 1)  # one even for one frame
+            n = INTERPOLATION_STRIDE * n_steps + 1
             return samplers.hierarchical(
                 self.model, self.interpolation, given, wishes, n, self.words
             )
         n_trained = self.model.latent_shape[0]
+        if self.condition == "stft" and (n_latent_frames or 0) > n_trained:
+            raise UserError(
+                f"{self.words.frames} got more than the {self.clip_shape[0]} frames of a clip; a "
+                "sound is heard for one clip: expected that length or less"
+            )
         slides = sliding or self.model.transformer.vtokens_grid is not None
         if not slides and (n_latent_frames is None or n_latent_frames <= n_trained):
             return samplers.short(self.model, given, wishes, n_latent_frames)
         return samplers.long(self.model, given, wishes, n_latent_frames or n_trained, self.words)
 
     def _n_latent_frames(self, frames: int | None, n_latent_frames: int | None) -> int | None:
-        length = n_latent_frames if frames is None else frames
-        if length is not None and length < 1:
-            raise UserError(f"{self.words.frames} got {length}; expected 1 or more")
         if frames is not None:
             return math.ceil(frames / self.vqgan.downsample[0])
-        return n_latent_frames
+        return None if n_latent_frames is None else _whole(self.words.frames, n_latent_frames)
 
     def _sound_source(self, audio: str | Path | SoundSource | None) -> SoundSource | None:
         if audio is None or not isinstance(audio, (str, Path)) or self.condition != "stft":
@@ -543,7 +574,7 @@ def _parts_of(name: str | Path) -> Files:
         return {part: file for part, file in parts.items() if file}
     words = str(name).split("/")
     if len(words) == 2 and all(words) and not str(name).startswith((".", "~", "/")):
-        return _parts_in(Path(_hub().snapshot_download(str(name))))
+        return _parts_in(_from_hub(str(name)))
     whole = ", ".join(key for key, file in RELEASED.items() if file.vqgan)
     raise UserError(
         f"from_pretrained got {str(name)!r}; expected one of {whole}, a folder that "
@@ -563,12 +594,24 @@ def _parts_in(folder: Path) -> Files:
     return {part: folder / file for part, file in names.items()}
 
 
-def _hub() -> Any:
+def _from_hub(name: str) -> Path:
+    """Fetch a model of the hub; its folder."""
+    hub = _hub(f"{name!r} is neither a released model nor a folder here; ")
+    try:
+        return Path(hub.snapshot_download(name))
+    except (OSError, ValueError) as error:  # what the hub's own errors are made of
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"from_pretrained got {name!r}, which is no folder here, and the hub says: {reason}"
+        ) from error
+
+
+def _hub(why: str = "") -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
         raise UserError(
-            "the Hugging Face hub needs huggingface_hub; pip install 'tats[hub]'"
+            f"{why}the Hugging Face hub needs huggingface_hub; pip install 'tats[hub]'"
         ) from error
     return huggingface_hub
 
@@ -584,3 +627,34 @@ def _multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for it (AVX-512 BF16 or AMX)."""
     library = torch.backends.mkldnn
     return library.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _whole(name: str, value: Any, *, least: int = 1) -> int:
+    """Give a whole number, whatever type it comes in.
+
+    Raises:
+        UserError: it is none, or below ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} got {value!r}; expected a whole number") from None
+    if number < least:
+        raise UserError(f"{name} got {number}; expected {least} or more")
+    return number
+
+
+def _class_numbers(name: str, label: Any, n_classes: int) -> list[int]:
+    """Give the classes of a number, a list, an array or a tensor; none for None.
+
+    Raises:
+        UserError: they are no classes of the model.
+    """
+    try:
+        given = torch.as_tensor([] if label is None else label).flatten().tolist()
+        labels = [operator.index(number) for number in given]
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{name} got {label!r}; expected whole numbers") from None
+    if labels and not 0 <= min(labels) <= max(labels) < n_classes:
+        raise UserError(f"{name} got {labels}; expected classes 0 to {n_classes - 1}")
+    return labels

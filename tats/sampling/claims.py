@@ -99,6 +99,7 @@ class Claims:
                 self._register()
                 continue
             with os.fdopen(descriptor, "w") as file:
+                self._register()  # before others can ask whether the worker lives
                 file.write(self.worker)
             self._held.add(name)
             return True
@@ -133,7 +134,13 @@ class Claims:
         for path in self.folder.iterdir():
             if path.name in (self.worker, f"{_LOCK}{_CLAIM}"):
                 continue
-            if path.name.startswith((".", "worker-")) or path.suffix == _CLAIM:
+            if path.name.startswith("worker-"):
+                is_left = not self._lives(path.name)  # others may have come this moment
+            elif path.suffix == _CLAIM:
+                is_left = not self._is_live(path)
+            else:
+                is_left = path.name.startswith(".")
+            if is_left:
                 path.unlink(missing_ok=True)
 
     def progress(self) -> None:

@@ -48,12 +48,17 @@ def prime_codes(
         raise UserError(f"--prime needs square videos; the model's are {height}x{width}")
     if vqgan.args.image_channels != 3:
         raise UserError(f"--prime needs a VQGAN of colour; got {vqgan.args.image_channels} channel")
-    if n_frames and (n_frames % rate or n_frames >= n_latents * rate):
+    if n_latents < 2:
+        raise UserError(
+            f"--prime needs a video of more than {rate} frames: the clip's first {rate} would be "
+            "all of it"
+        )
+    if n_frames is not None and (n_frames % rate or not 0 < n_frames < n_latents * rate):
         raise UserError(
             f"--prime_frames got {n_frames}; expected a multiple of {rate} below the "
             f"{n_latents * rate} frames to sample"
         )
-    frames = _frames(clip, n_frames or max(n_latents // 2, 1) * rate)
+    frames = _frames(clip, n_frames or n_latents // 2 * rate)
     n_whole = len(frames) // rate * rate
     if n_whole < (n_frames or rate):
         shown = clip if isinstance(clip, (str, Path)) else "the clip"

@@ -248,6 +248,6 @@ def _check_context(
         )
     if context >= n_latent_frames:
         raise UserError(
-            f"{words.context} got {context}; expected less than {words.frames} {n_latent_frames}: "
-            "the first window would already fill the video"
+            f"{words.context} got {context}; expected less than {n_latent_frames}, the latent "
+            f"frames of {words.frames}: the first window would already fill the video"
         )

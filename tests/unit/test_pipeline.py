@@ -19,6 +19,7 @@ from tats.errors import UserError
 from tats.text import find_vocabulary
 
 N_CLASSES = 3
+CLIP = np.zeros((16, 16, 16, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,62 @@ def test_only_the_transformer_and_the_pixel_decoder_change_precision(files) -> N
 
 
 @pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"precision": "bf16"}, {"precision": "32"}),
+        ({"weights": "int8"}, {"weights": "full"}),
+        ({"weights": "int8"}, {"precision": "bf16"}),
+    ],
+)
+def test_rounded_weights_do_not_pass_for_those_of_the_file(files, first, then) -> None:
+    tats = load(files, "uncond").to("cpu", **first)
+    known = (tats.precision, tats.weights, tats.sampler().identity)
+    with pytest.raises(UserError, match=r"the weights were rounded .* load the model again"):
+        tats.to("cpu", **then)
+    assert (tats.precision, tats.weights, tats.sampler().identity) == known
+    assert tats.to("cpu") is tats and tats.sample().shape[0] == 1
+
+
+@pytest.mark.parametrize("formats", [{"precision": "8"}, {"weights": "int4"}])
+def test_formats_there_are_none_of_are_refused(files, formats: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"got '(8|int4)'; expected one of"):
+        load(files, "uncond").to("cpu", **formats)
+
+
+def test_a_folder_stored_in_bfloat16_is_computed_with_in_float32(files, tmp_path: Path) -> None:
+    load(files, "uncond").to("cpu", precision="bf16").save_pretrained(tmp_path)
+    again = TATS.from_pretrained(tmp_path)
+    for module in (again.model.transformer, again.vqgan):
+        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_a_second_save_leaves_nothing_of_the_first(files, tmp_path: Path) -> None:
+    load(files, "uncond", interpolation="fill").save_pretrained(tmp_path)
+    load(files, "uncond").save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("interpolation*"))
+    again = TATS.from_pretrained(tmp_path)
+    again.save_pretrained(tmp_path)  # over the very files it was loaded from
+    assert torch.equal(TATS.from_pretrained(tmp_path).sample(), again.sample())
+
+
+@pytest.mark.parametrize("n_frames", [1, 4, 6])
+def test_a_pair_makes_videos_shorter_than_a_stride_too(files, n_frames: int) -> None:
+    tats = load(files, "uncond", interpolation="fill")
+    short = tats.sample(frames=n_frames)
+    assert torch.equal(short, tats.sample(frames=17)[:, :n_frames])
+
+
+@pytest.mark.parametrize(
+    "labels", [2, np.int64(2), [2, 0], np.array([2, 0]), torch.tensor([2, 0]), (2,)]
+)
+def test_classes_come_in_any_type_of_number(files, labels: object) -> None:
+    tats = load(files, "label")
+    cycle = np.atleast_1d(np.asarray(labels)).tolist()
+    identity = tats.sampler(label=labels, seed=np.int64(1), frames=np.int64(8)).identity
+    assert identity["given"] == {"labels": cycle} and json.dumps(identity)
+
+
+@pytest.mark.parametrize(
     ("kind", "parts"),
     [("label", {}), ("uncond", {"interpolation": "fill"}), ("stft", {"stft_vqgan": "stft_vqgan"})],
 )
@@ -242,6 +299,23 @@ def test_without_the_hub_library_one_line_says_what_to_install(monkeypatch) -> N
         TATS.from_pretrained("ada/clips")
 
 
+def test_what_the_hub_says_no_with_is_one_line(monkeypatch) -> None:
+    def snapshot_download(repo_id: str) -> str:
+        raise OSError(f"404 Client Error\n\nRepository Not Found: {repo_id}")
+
+    fake = SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    with pytest.raises(UserError, match=r"no folder here, and the hub says: 404 .* runs/mine$"):
+        TATS.from_pretrained("runs/mine")
+
+
+def test_a_sound_is_not_stretched_over_a_longer_video(files, tmp_path: Path) -> None:
+    write_tone_video(tmp_path / "tone.mp4", 440.0)
+    tats = load(files, "stft", stft_vqgan="stft_vqgan")
+    with pytest.raises(UserError, match="frames got more than the 16 frames of a clip"):
+        tats.sample(frames=32, audio=tmp_path / "tone.mp4")
+
+
 def test_a_released_name_finds_its_vqgan(files, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TATS_CACHE", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
@@ -264,6 +338,20 @@ def test_a_released_name_finds_its_vqgan(files, tmp_path: Path, monkeypatch) -> 
         ("text", {}, "text got nothing; expected a caption"),
         ("text", {"text": []}, "text got nothing; expected a caption"),
         ("uncond", {"frames": 0}, "frames got 0"),
+        ("uncond", {"frames": 1.5}, "frames got 1.5; expected a whole number"),
+        ("uncond", {"seed": -1}, "seed got -1; expected 0 or more"),
+        ("uncond", {"seed": 1.5}, "seed got 1.5; expected a whole number"),
+        ("uncond", {"batch_size": 0}, "batch_size got 0; expected 1 or more"),
+        ("uncond", {"batch_size": "many"}, "batch_size got 'many'; expected a whole number"),
+        ("uncond", {"n": 0}, "n got 0; expected 1 or more"),
+        ("uncond", {"interpolation": "x"}, "interpolation got 'x'; expected released or trained"),
+        ("uncond", {"prime_frames": 4}, "prime_frames got 4 without a clip"),
+        ("uncond", {"prime": CLIP, "prime_frames": -4}, "prime_frames got -4"),
+        ("uncond", {"prime": CLIP, "frames": 4}, "--prime needs a video of more than 4 frames"),
+        ("label", {"label": 1.5}, "label got 1.5; expected whole numbers"),
+        ("label", {"label": "cat"}, "label got 'cat'; expected whole numbers"),
+        ("label", {"label": -1}, r"label got \[-1\]; expected classes 0 to 2"),
+        ("text", {"text": " "}, "text got nothing; expected a caption"),
         ("uncond", {"frames": 40, "context": 4}, "context got 4; expected 1 to 3"),
         ("uncond", {"top_p": 1.5}, "top_p got 1.5"),
         ("uncond", {"prime": np.zeros((8, 4))}, "prime holds float64"),

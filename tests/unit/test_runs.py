@@ -355,10 +355,23 @@ def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
 # --- several processes ------------------------------------------------------------------------
 
 
+# Two processes that claim the last two samples at the same moment make two batches of them; windows
+# can be counted where a batch is one sample.
+ONE_BY_ONE = ("--batch_size", "1")
+
+
 def test_two_ranks_on_gpus_of_their_own_finish_one_run(tmp_path: Path) -> None:
-    one = ended(start(tmp_path / "one"))
+    one = ended(start(tmp_path / "one", *ONE_BY_ONE))
     pair = [
-        start(tmp_path / "two", "--device", f"cuda:{rank}", "--seconds", "0.05", **as_rank(rank))
+        start(
+            tmp_path / "two",
+            "--device",
+            f"cuda:{rank}",
+            "--seconds",
+            "0.05",
+            *ONE_BY_ONE,
+            **as_rank(rank),
+        )
         for rank in range(2)
     ]
     first, second = (ended(process) for process in pair)
@@ -384,8 +397,8 @@ def test_a_world_size_that_was_left_behind_makes_nobody_wait(tmp_path: Path) -> 
 
 
 def test_two_processes_that_both_take_themselves_for_the_first_share_a_run(tmp_path: Path) -> None:
-    one = ended(start(tmp_path / "one"))
-    pair = [start(tmp_path / "two", "--seconds", "0.05") for _ in range(2)]
+    one = ended(start(tmp_path / "one", *ONE_BY_ONE))
+    pair = [start(tmp_path / "two", "--seconds", "0.05", *ONE_BY_ONE) for _ in range(2)]
     first, second = (ended(process) for process in pair)
     assert first["result"] == second["result"]
     assert len(first["windows"]) + len(second["windows"]) == len(one["windows"])
@@ -402,9 +415,9 @@ def test_two_runs_in_one_place_at_the_same_time_both_end_whole(tmp_path: Path) -
 
 
 def test_all_ranks_overwrite_once_together(tmp_path: Path) -> None:
-    one = ended(start(tmp_path))
+    one = ended(start(tmp_path, *ONE_BY_ONE))
     whole = files(tmp_path)
-    flags = ["--overwrite", "--seconds", "0.2"]
+    flags = ["--overwrite", "--seconds", "0.2", *ONE_BY_ONE]
     second = start(tmp_path, *flags, **as_rank(1))
     until(lambda: "waiting" in second.stderr.readline())
     first = start(tmp_path, *flags, **as_rank(0))
@@ -522,3 +535,27 @@ def test_what_dead_processes_left_is_swept_away(tmp_path: Path) -> None:
     with Claims(tmp_path) as mine:
         mine.sweep()
         assert {path.name for path in tmp_path.iterdir()} == {"sample_00000.npy", mine.worker}
+
+
+def test_sweeping_leaves_the_claims_of_a_process_that_has_just_come(tmp_path: Path) -> None:
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        assert other.take("a")
+        mine.sweep()
+        assert mine.others() == 1 and not mine.take("a")
+
+
+def test_a_worker_that_was_swept_away_registers_before_its_claim_counts(
+    tmp_path: Path, monkeypatch
+) -> None:
+    with Claims(tmp_path) as mine, Claims(tmp_path) as other:
+        create = os.open
+
+        def swept_meanwhile(path: Any, *arguments: Any) -> int:
+            if Path(path).suffix == ".claim":
+                (tmp_path / other.worker).unlink()
+            return create(path, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(claims.os, "open", swept_meanwhile)
+            assert other.take("a")
+        assert not mine.take("a")
