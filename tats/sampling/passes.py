@@ -54,7 +54,7 @@ class Given:
 
     tokens: Callable[[Net2NetTransformer, Sequence[int]], Int[Tensor, "B L"]]
     describe: Callable[[int], dict[str, Any]]
-    identity: Mapping[str, Any]
+    identity: Callable[[], Mapping[str, Any]]
     frame_rate: float = VIEWING_RATE
     present: Callable[[int, np.ndarray], tuple[np.ndarray, Sound | None]] | None = None
 
@@ -75,7 +75,7 @@ def classes(model: Net2NetTransformer, labels: Sequence[int] = ()) -> Given:
     def describe(sample: int) -> dict[str, Any]:
         return {"label": cycle[sample % len(cycle)]} if cycle else {}
 
-    return Given(tokens=tokens, describe=describe, identity={"labels": cycle})
+    return Given(tokens=tokens, describe=describe, identity=lambda: {"labels": cycle})
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class VideoSampler:
             "clip_shape": list(self.clip_shape),
             "latent_shape": list(self.latent_shape),
             "checkpoints": sha256,
-            "given": dict(self.given.identity),
+            "given": dict(self.given.identity()),
             **self.settings,
         }
 

@@ -109,9 +109,13 @@ class HeldOutClips:
         self._dataset = StftDataset(
             root=root, train=False, sequence_length=n_frames, resolution=resolution, seed=seed
         )
-        files = [(pair.video.name, pair.video.stat().st_size) for pair in self._dataset.pairs]
-        self.identity = {"test_clips": files, "seed_of_parts": seed}
         self.window = functools.lru_cache(WINDOWS_KEPT)(self._open)
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """The clips by their contents, in order, and the seed of their parts."""
+        clips = [[file_sha256(path) for path in pair] for pair in self._dataset.pairs]
+        return {"test_clips": clips, "seed_of_parts": self._dataset.seed}
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -215,7 +219,7 @@ def sounds(source: SoundSource) -> Given:
     return Given(
         tokens=tokens,
         describe=source.describe,
-        identity=source.identity,
+        identity=lambda: source.identity,
         frame_rate=FRAME_RATE,
         present=present,
     )

@@ -40,7 +40,7 @@ def captions(
     return Given(
         tokens=tokens_of,
         describe=describe,
-        identity={"texts": list(texts)},
+        identity=lambda: {"texts": list(texts)},
         frame_rate=frame_rate,
     )
 

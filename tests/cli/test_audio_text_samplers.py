@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import wave
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,17 @@ def test_no_test_clip_is_read_for_its_name(drums, monkeypatch):
         "clip1.mp4",
         "clip0.mp4",
     ]
+
+
+def test_a_data_set_is_known_by_its_contents_not_by_where_it_lies(drums, tmp_path):
+    def identity(root: Path) -> dict[str, Any]:
+        return HeldOutClips(root, n_frames=16, resolution=16, seed=0).identity
+
+    copy = Path(shutil.copytree(drums, tmp_path / "copy"))
+    assert identity(copy) == identity(drums)
+    stft, _ = drum_paths(copy, "folders", "test", "clip1")
+    stft.write_bytes(np.random.default_rng(1).random((24, 45, 17)).dumps())  # of the same size
+    assert identity(copy) != identity(drums)
 
 
 def test_a_window_is_read_once_for_all_that_is_made_of_it(models, drums, monkeypatch):
