@@ -157,7 +157,7 @@ def _check_run(args: Namespace, rate_flag: str) -> None:
     _require(rate > 0, f"--{rate_flag} got {rate}; expected a learning rate above 0")
     _at_least(args, 1, "accumulate_grad_batches", "num_nodes", "log_every_n_steps")
     _at_least(args, -1, "max_steps")
-    _at_least(args, 0, "save_every_minutes")
+    _at_least(args, 0, "save_every_minutes", "max_skipped_steps")
     for name in ("checkpoint_every_n_steps", "keep_checkpoints"):
         if getattr(args, name) is not None:
             _at_least(args, 1, name)

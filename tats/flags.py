@@ -307,6 +307,7 @@ TRAINER_FLAGS = (
     # ours
     SEED,
     Flag("checkpoint_every_n_steps", int,    None,  "steps",     "how often to keep a checkpoint; absent = as published"),
+    Flag("max_skipped_steps",        int,    10,    "steps",     "steps in a row without a finite loss and gradient to skip before training ends"),
     Flag("keep_checkpoints",         int,    None,  "checkpoints", "how many of those to keep, the newest of the run; absent = all, as published"),
     Flag("save_every_minutes",       float,  30.0,  "minutes",   "how often to replace last.ckpt by the present state; 0 = only when training ends"),
 )
@@ -571,7 +572,7 @@ REFUSED_TRAINER_FLAGS = {
     "stochastic_weight_avg": "average checkpoints afterwards",
     "log_gpu_memory": "read it from nvidia-smi",
     "track_grad_norm": "leave it out",
-    "terminate_on_nan": "use --detect_anomaly",
+    "terminate_on_nan": "use --max_skipped_steps 0",
     "process_position": "leave it out",
     "flush_logs_every_n_steps": "use --log_every_n_steps",
     "weights_summary": "use --enable_model_summary",

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +39,12 @@ class KeptCheckpoints(Checkpoint):
         periods: in steps; a step that is a multiple of any of them is kept.
         minutes: how often ``last.ckpt`` is written; 0 for when training ends alone.
         n_kept: how many of those kept every so many steps stay, the newest; None for all.
+
+    Attributes:
+        is_sound: whether the present state may take the place of an older one by the clock.
     """
+
+    is_sound: Callable[[], bool] = staticmethod(lambda: True)
 
     def __init__(
         self, periods: Sequence[int], *, minutes: float = 30.0, n_kept: int | None = None
@@ -101,6 +106,13 @@ class KeptCheckpoints(Checkpoint):
         self._written_at = time.monotonic()
         return path
 
+    def leave_last(self, trainer: pl.Trainer) -> Path:
+        """Write ``last.ckpt`` unless there is one, and give its path."""
+        path = self._folder / LAST_CHECKPOINT
+        if not agreed(trainer, int(trainer.is_global_zero and path.exists())):
+            self.save_last(trainer)
+        return path
+
     def _delete_old(self, trainer: pl.Trainer) -> None:
         while self.n_kept is not None and len(self._kept) > self.n_kept:
             oldest = self._kept.popleft()
@@ -112,7 +124,7 @@ class KeptCheckpoints(Checkpoint):
         if not self.minutes or (trainer.world_size > 1 and self._step % STEPS_BETWEEN_LOOKS):
             return False
         old = time.monotonic() - self._written_at >= 60 * self.minutes
-        return bool(agreed(trainer, int(old and trainer.is_global_zero)))
+        return bool(agreed(trainer, int(old and trainer.is_global_zero))) and self.is_sound()
 
 
 class AskedLearningRate(Callback):

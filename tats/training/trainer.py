@@ -25,6 +25,7 @@ from tats.training.callbacks import (
     ReconstructionPictures,
     Throughput,
 )
+from tats.training.finite import SkipNotFinite
 from tats.training.first import first_alone
 from tats.training.newest import LOG_FOLDER, find_resume_checkpoint
 from tats.training.precision import CastModule, choose_precision
@@ -289,6 +290,10 @@ def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
         callbacks.append(best)
     if args.enable_progress_bar and args.progress_bar_refresh_rate != 0:
         callbacks.append(TQDMProgressBar(refresh_rate=args.progress_bar_refresh_rate or 1))
+    skip = SkipNotFinite(args.max_skipped_steps, leave=kept.leave_last if kept else None)
+    callbacks.append(skip)
+    if kept:
+        kept.is_sound = lambda: not skip.n_in_a_row
     goes_on_by_itself = args.resume_from_checkpoint == "last"
     callbacks.append(StopOnSignal(kept.save_last if kept else None, requeue=goes_on_by_itself))
     return callbacks

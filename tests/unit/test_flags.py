@@ -337,6 +337,7 @@ def test_data_flags_that_do_not_fit_are_named(command, complaint):
         ("--lr 0", "--lr got 0"),
         ("--accumulate_grad_batches 0", "--accumulate_grad_batches got 0"),
         ("--checkpoint_every_n_steps 0", "--checkpoint_every_n_steps got 0"),
+        ("--max_skipped_steps -1", "--max_skipped_steps got -1"),
         ("--keep_checkpoints 0", "--keep_checkpoints got 0"),
         ("--save_every_minutes -1", "--save_every_minutes got -1"),
         ("--progress_bar_refresh_rate -1", "--progress_bar_refresh_rate got -1"),

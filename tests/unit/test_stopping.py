@@ -20,8 +20,18 @@ from hostile_files import good_content
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from load_script import load_script
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.precision import MixedPrecision
 from small_data import write_video_folders
-from test_training import ACCUMULATED, Watch, read, train_vqgan, vqgan_args
+from test_training import (
+    ACCUMULATED,
+    NoiseData,
+    Slope,
+    Watch,
+    read,
+    train_vqgan,
+    trainer_args,
+    vqgan_args,
+)
 from tiny import tiny_transformer, tiny_vqgan
 
 from tats.data.workers import leave_signals_alone
@@ -30,6 +40,7 @@ from tats.training import trainer as training
 from tats.training.newest import find_resume_checkpoint, newest_checkpoint
 from tats.training.saving import WholeCheckpointIO
 from tats.training.stopping import Stopped
+from tats.training.trainer import TRANSFORMER_STAGE, build_trainer, fit
 
 
 def last_of(folder: Path, version: int = 0) -> Path:
@@ -375,3 +386,91 @@ def test_the_learning_rate_asked_for_wins_on_resuming_and_a_line_says_so(tmp_pat
         states = content["optimizer_states"]
         assert [state["param_groups"][0]["lr"] for state in states] == [rate, rate]
         assert content["hyper_parameters"]["args"]["lr"] == rate
+
+
+# --- steps that are not finite ----------------------------------------------------------------
+
+
+class Spoil(Callback):
+    """Make some batches NaN, and note weights and statistics before and after each."""
+
+    def __init__(self, *batches: int) -> None:
+        self.batches = batches
+        self.states: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, *_: Any) -> None:
+        self.states.append({k: v.clone() for k, v in module.state_dict().items()})
+        if len(self.states) in self.batches:
+            batch["video"] = torch.full_like(batch["video"], torch.nan)  # not the data's own
+
+
+UNSEEN = "--limit_val_batches 0"
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    floats = [name for name, tensor in before.items() if tensor.is_floating_point()]
+    return any(not torch.equal(before[name], after[name]) for name in floats)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_that_is_not_finite_is_named_and_leaves_no_trace(accumulate, tmp_path, caplog):
+    spoil = Spoil(3)
+    command = f"--max_steps 4 --accumulate_grad_batches {accumulate} {UNSEEN}"
+    train_vqgan(tmp_path, command, spoil)
+    (line,) = [line for line in caplog.messages if "was skipped" in line]
+    step = {1: 3, 2: 2}[accumulate]
+    assert f"step {step} was skipped, 1 in a row (--max_skipped_steps 10)" in line
+    assert "train/recon_loss nan" in line
+    first, after = (step - 1) * accumulate, step * accumulate
+    assert not changed(spoil.states[first], spoil.states[after])
+    assert changed(spoil.states[after], read(last_of(tmp_path))["state_dict"])
+    last = read(last_of(tmp_path))
+    assert last["global_step"] == 4
+    assert [int(state["state"][0]["step"]) for state in last["optimizer_states"]] == [3, 3]
+
+
+def test_training_ends_after_too_many_in_a_row_with_the_state_before_them(tmp_path):
+    spoil = Spoil(2, 4, 5, 6)
+    with pytest.raises(UserError) as raised:
+        train_vqgan(tmp_path, f"--max_steps 9 --max_skipped_steps 2 {UNSEEN}", spoil)
+    message = str(raised.value)
+    assert "training ends at step 6: got " in message and "train/recon_loss nan" in message
+    assert f"3 steps in a row; expected finite values; {last_of(tmp_path)} is sound" in message
+    assert not changed(spoil.states[3], read(last_of(tmp_path))["state_dict"])
+
+
+def test_an_older_last_checkpoint_is_not_replaced_while_steps_are_skipped(tmp_path):
+    often = "--save_every_minutes 1e-9 --max_skipped_steps 1"
+    with pytest.raises(UserError, match="training ends at step 5"):
+        train_vqgan(tmp_path, f"--max_steps 9 {often} {UNSEEN}", Spoil(4, 5))
+    assert read(last_of(tmp_path))["global_step"] == 3
+
+
+class Steep(Slope):
+    """Its gradient is not finite at one batch, though its loss is."""
+
+    latent_shape = (1, 1, 1)
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_index: int) -> torch.Tensor:
+        bad = batch_index == 1
+        return torch.sqrt(self.weight * 0) if bad else self.weight * 1.0
+
+
+@pytest.mark.parametrize("clip", ["", "--gradient_clip_val 1"])
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(clip, tmp_path, caplog):
+    quiet = f"--progress_bar_refresh_rate 0 --default_root_dir {tmp_path} {UNSEEN}"
+    args = trainer_args(f"--max_epochs 1 {clip} {quiet}")
+    model, trainer = Steep(), build_trainer(args, TRANSFORMER_STAGE)
+    fit(trainer, model, NoiseData(n_batches=4), args, TRANSFORMER_STAGE)
+    assert model.weight.item() == pytest.approx(-3.0, abs=1e-5)  # of four steps
+    assert "step 2 was skipped" in caplog.text and "a gradient norm that is not" in caplog.text
+
+
+def test_steps_that_float16s_scaler_skips_are_not_counted(tmp_path, caplog):
+    quiet = f"--progress_bar_refresh_rate 0 --default_root_dir {tmp_path} {UNSEEN}"
+    args = trainer_args(f"--max_epochs 1 --max_skipped_steps 0 {quiet}")
+    model, trainer = Steep(), build_trainer(args, TRANSFORMER_STAGE)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    fit(trainer, model, NoiseData(n_batches=4), args, TRANSFORMER_STAGE)
+    assert model.weight.isfinite() and "was skipped" not in caplog.text
