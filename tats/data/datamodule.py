@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tats.clip_spec import ClipSpec, uses_mugen
 from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
 from tats.data.frame_folders import FrameDataset
-from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset
+from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset, stored_class_names
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.data.workers import leave_signals_alone
@@ -57,6 +57,8 @@ class VideoData(LightningDataModule):
             UserError: this kind of data has no labels.
         """
         root = existing_data_path(self.args)
+        if root.is_file() and self.args.vtokens and (names := stored_class_names(root)):
+            return names
         unlabelled = self.args.image_folder or self.args.stft_data or uses_mugen(self.args)
         if root.is_file() or unlabelled:
             raise UserError(

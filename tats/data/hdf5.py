@@ -65,6 +65,24 @@ class VideoStore:
         except OSError as error:
             raise DecodeError(f"{self.path}: frames from {first} on: {error}") from error
 
+    def labels(self) -> np.ndarray | None:
+        """Labels of the videos, int64 (n_videos,); None where the file has none.
+
+        Raises:
+            UserError: they do not fit the videos.
+        """
+        with h5py.File(self.path, "r") as file:
+            array = file.get(f"{self.split}_label")
+            labels = None if array is None else np.asarray(array[()])
+        if labels is None:
+            return None
+        if labels.shape != self.starts.shape or labels.dtype.kind not in "iu":
+            raise UserError(
+                f"--data_path: {self.path} has {labels.dtype} {labels.shape} as {self.split}_label"
+                f"; expected a whole number for each of {len(self.starts)} videos"
+            )
+        return labels.astype(np.int64)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}  # an open file does not travel to workers
 
@@ -218,7 +236,9 @@ class HDF5TextDataset(HDF5Dataset):
 
 
 class HDF5TokenDataset(_HDF5Windows):
-    """Random windows and crops of videos stored as codes (frames, h, w).
+    """Random windows and crops of videos stored as codes (frames, h, w), with labels if stored.
+
+    Labels are ``{split}_label``, one a video.
 
     Args:
         path, train, sequence_length, sample_every_n_frames, seed: as for ``HDF5Dataset``.
@@ -251,6 +271,7 @@ class HDF5TokenDataset(_HDF5Windows):
         )
         self.resolution = resolution
         self.side = min(spatial_length, resolution)
+        self.labels = self.store.labels()
         shape, dtype = self.store.shape, self.store.dtype
         if shape[1:] != (resolution, resolution) or dtype.kind not in "iu":
             raise UserError(
@@ -276,14 +297,27 @@ class HDF5TokenDataset(_HDF5Windows):
             top, left: its first row and column.
 
         Returns:
-            ``video`` int64 (t, side, side) and ``cbox`` int64 (4,): y0, y1, x0, x1.
+            ``video`` int64 (t, side, side) and ``cbox`` int64 (4,): y0, y1, x0, x1; ``label``
+            int64 () where labels are stored.
         """
         bottom, right = top + self.side, left + self.side
         codes = self.window(index, start)[:, top:bottom, left:right]
-        return {
+        item: Batch = {
             "video": torch.from_numpy(codes.astype(np.int64)),
             "cbox": torch.tensor([top, bottom, left, right]),
         }
+        if self.labels is not None:
+            item["label"] = torch.tensor(self.labels[self.videos[index]])
+        return item
+
+
+def stored_class_names(path: Path) -> list[str]:
+    """Names of the classes that a file's labels are numbers of; none where it says nothing."""
+    try:
+        with h5py.File(path, "r") as file:
+            return [str(name) for name in file.attrs.get("class_names", ())]
+    except OSError:
+        return []
 
 
 def _read_captions(store: VideoStore) -> list[list[str]]:
