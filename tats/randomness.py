@@ -1,13 +1,15 @@
 """What every random choice depends on: what is chosen, and never when or where.
 
-Training data are a function of (seed, epoch, item), samples of (seed, sample number, canvas token,
-code): neither the batch size nor the number of processes, the device or an interruption changes
-one. Seeds come from NumPy's ``SeedSequence``, whose output is the same on every machine and in
-every version; the noise of a code from integer arithmetic that is the same on every device.
+Training data are a function of (seed, epoch, item), a training step's draws of (seed, clips trained
+on before it), samples of (seed, sample number, canvas token, code): neither the number of
+processes, the device nor an interruption changes one. Seeds come from NumPy's ``SeedSequence``,
+whose output is the same on every machine and in every version; the noise of a code from integer
+arithmetic that is the same on every device.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: steps of it visit every number
+_STEP = 2**32 - 1  # tells the draws of a step from those of an item
 
 
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
@@ -39,6 +42,21 @@ def sample_seed(seed: int, sample: int) -> int:
         A number in [0, 2**63).
     """
     return _mixed(seed, sample)
+
+
+def seed_step(seed: int, n_drawn: int) -> None:
+    """Set the common generators of Python, NumPy and PyTorch, on all devices, for a training step.
+
+    So what a model draws does not depend on what was drawn before it, by validation or by a start.
+
+    Args:
+        seed: of the run, 0 or more.
+        n_drawn: clips that were trained on before this step, over all epochs.
+    """
+    mixed = _mixed(seed, n_drawn, _STEP)
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+    torch.manual_seed(mixed)
 
 
 def draw_keys(seeds: Sequence[int], n_tokens: int) -> Int[Tensor, "B n_tokens 2"]:

@@ -139,6 +139,8 @@ class LabelledClips(ClipDataset):
 class ClipSampler(DistributedSampler[ClipKey]):
     """Draws the clips of an epoch, for this process, in an order that (seed, epoch) fixes.
 
+    Iterated again, it draws the next epoch.
+
     Args:
         dataset: what is drawn from.
         seed: of the order.
@@ -164,16 +166,34 @@ class ClipSampler(DistributedSampler[ClipKey]):
         super().__init__(dataset, n_processes, rank, shuffle=shuffle, seed=seed)
         self.fixed = fixed
         self.balanced_labels = balanced_labels
+        self._first = 0  # of the clips of the epoch that is drawn next
+
+    def starting_at(self, n_drawn: int) -> ClipSampler:
+        """Let the next iteration begin in mid-epoch, and return the sampler.
+
+        Args:
+            n_drawn: clips of all epochs and processes that were drawn before.
+        """
+        assert not self.fixed
+        self.epoch, self._first = divmod(n_drawn, len(self.dataset))  # type: ignore[arg-type]
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws; Lightning calls this."""
-        super().set_epoch(0 if self.fixed else epoch)
+        epoch = 0 if self.fixed else epoch
+        if epoch != self.epoch:
+            self._first = 0
+        super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[ClipKey]:
-        epoch = self.epoch
+        epoch, first = self.epoch, self._first
+        # Lightning names the epoch before loaders without workers iterate and after loaders with
+        # workers have begun to: neither order may matter.
+        self.set_epoch(epoch + 1)
         order = self._order(epoch_generator(self.seed, epoch))
-        order = np.resize(order, self.total_size)  # the last processes repeat the first clips
-        own = order[self.rank : self.total_size : self.num_replicas]
+        n_own = -(-(len(order) - first) // self.num_replicas)
+        places = np.arange(first + self.rank, first + n_own * self.num_replicas, self.num_replicas)
+        own = order[places % len(order)]  # the last processes repeat the first clips
         return (ClipKey(index, epoch) for index in own.tolist())
 
     def _order(self, generator: np.random.Generator) -> np.ndarray:

@@ -21,17 +21,39 @@ from tats.clip_spec import ClipSpec, uses_mugen
 from tats.data.clips import ClipDataset, ClipSampler, LabelledClips
 from tats.data.frame_folders import FrameDataset
 from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset, stored_class_names
+from tats.data.position import Epochs, continue_at, counted_place, stored_place
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
 from tats.data.workers import leave_signals_alone
 from tats.errors import UserError
 from tats.flags import check_data_args, check_seed, with_defaults
+from tats.randomness import seed_step
 
 log = logging.getLogger(__name__)
+
+PLACE_KEYS = ("clips_drawn", "clips_per_epoch")
+
+
+class ClipLoader(DataLoader[Any]):
+    """Batches that go on where training was stopped.
+
+    The place is kept by ``VideoData``, since a loader knows what was fetched, not what was used;
+    the two methods tell Lightning that it is kept.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: ``VideoData.state_dict`` has it all."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take nothing."""
 
 
 class VideoData(LightningDataModule):
     """Training clips from the training split, validation clips from the test split.
+
+    Training goes on exactly where a checkpoint was written, in the middle of an epoch too, with
+    any Trainer that is given this module and the checkpoint.
 
     Args:
         args: the data flags; missing ones take their defaults. Nothing is read before it is
@@ -48,6 +70,9 @@ class VideoData(LightningDataModule):
         check_seed(self.args)
         self.clip = ClipSpec.from_flags(self.args)
         self._datasets: dict[bool, ClipDataset] = {}
+        self._stored: tuple[int, int] | None = None  # clips drawn, clips of an epoch
+        self._start = 0  # clips drawn before this run
+        self._epochs: Epochs | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -98,12 +123,63 @@ class VideoData(LightningDataModule):
             trial[0]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return batches of training clips in a new order every epoch."""
+        """Return batches of training clips in a new order every epoch.
+
+        After a checkpoint was loaded they begin with the clips that come after it.
+        """
         dataset = self.dataset(train=True)
         labels = _labels(dataset) if self.args.balanced_sampler else None
-        return self._dataloader(
-            dataset, ClipSampler(dataset, balanced_labels=labels, **self._order())
+        sampler = ClipSampler(dataset, balanced_labels=labels, **self._order())
+        trainer = self.trainer
+        self._epochs = Epochs(
+            n_clips=len(dataset),
+            clips_per_batch=self.args.batch_size * sampler.num_replicas,
+            limit=trainer.limit_train_batches if trainer else 1.0,
         )
+        self._start = self._place_to_start(self._epochs)
+        if trainer and trainer.fit_loop.is_resuming:
+            continue_at(trainer, self._start, self._epochs)
+        return self._dataloader(dataset, sampler.starting_at(self._start))
+
+    def _place_to_start(self, epochs: Epochs) -> int:
+        trainer, stored = self.trainer, self._stored
+        if trainer and not trainer.fit_loop.is_resuming:  # an earlier run may have left a place
+            return trainer.current_epoch * epochs.n_clips
+        if stored is not None:
+            return stored_place(*stored, epochs)
+        return counted_place(trainer, epochs) if trainer else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the training data: clips consumed by training steps so far."""
+        if self._epochs is None:
+            drawn = self._stored
+        else:
+            drawn = (self._place(self._epochs), self._epochs.n_clips)
+        return {} if drawn is None else dict(zip(PLACE_KEYS, drawn, strict=True))
+
+    def _place(self, epochs: Epochs) -> int:
+        return counted_place(self.trainer, epochs, self._start) if self.trainer else self._start
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a place that ``state_dict`` returned.
+
+        Raises:
+            UserError: it is none.
+        """
+        n_drawn, n_clips = (state_dict.get(key) for key in PLACE_KEYS)
+        if type(n_drawn) is not int or type(n_clips) is not int or n_drawn < 0 or n_clips < 1:
+            raise UserError(
+                f"--resume_from_checkpoint: the file has {n_drawn!r} of {n_clips!r} for its place "
+                "in the training data; expected a count of clips drawn and one of those in an "
+                "epoch"
+            )
+        self._stored = n_drawn, n_clips
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Give a training step random draws that depend on the seed and its first clip alone."""
+        if self.trainer and self.trainer.training and self._epochs is not None:
+            seed_step(self.args.seed, self._place(self._epochs))
+        return batch
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the batches of ``val_dataloader``: the test split is all that is held out."""
@@ -121,7 +197,7 @@ class VideoData(LightningDataModule):
         return {"seed": self.args.seed, "sharded": self.args.replace_sampler_ddp}
 
     def _dataloader(self, dataset: ClipDataset, sampler: ClipSampler) -> DataLoader[Any]:
-        return DataLoader(
+        return ClipLoader(
             dataset,
             batch_size=self.args.batch_size,
             sampler=sampler,

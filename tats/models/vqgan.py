@@ -442,6 +442,10 @@ class VQGAN(pl.LightningModule):
             optimizer.optimizer.step()
         optimizer.zero_grad()
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Keep the gradients: validation may come between the batches of a window, which only
+        this model knows."""
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradients, which have no scale any more, as the Trainer's flags say."""
         limit = self.args.gradient_clip_val

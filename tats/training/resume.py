@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FLAG = "--resume_from_checkpoint"
 VERSION_KEY = "pytorch-lightning_version"
+GRADIENTS_KEY = "accumulated_gradients"
 _STRUCTURE: dict[str, tuple[type, str]] = {
     "global_step": (int, "a count of steps"),
     "epoch": (int, "a count of epochs"),
@@ -88,6 +89,61 @@ class CheckedOptimizerStates(Callback):
         if isinstance(optimizers, torch.optim.Optimizer):
             optimizers = [optimizers]
         check_optimizer_states(checkpoint, optimizers)  # type: ignore[arg-type]
+
+
+class AccumulatedGradients(Callback):
+    """Keeps the gradients of a window of accumulation that a checkpoint cuts.
+
+    Not those of several processes where Lightning steps: each has a part, and one of them writes.
+    """
+
+    def __init__(self) -> None:
+        self._stored: dict[str, torch.Tensor] = {}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store what was accumulated, if anything was."""
+        shared = pl_module.automatic_optimization and trainer.world_size > 1
+        if _cuts_window(trainer, pl_module) and not shared:
+            named = pl_module.named_parameters()
+            gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+            checkpoint[GRADIENTS_KEY] = gradients
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the gradients if they fit the model."""
+        stored = checkpoint.get(GRADIENTS_KEY, {})
+        own = dict(pl_module.named_parameters())
+        if not isinstance(stored, dict) or not all(
+            isinstance(gradient, torch.Tensor)
+            and name in own
+            and gradient.shape == own[name].shape
+            and is_finite(gradient)
+            for name, gradient in stored.items()
+        ):
+            log.warning("the checkpoint's accumulated gradients do not fit; going on without them")
+            stored = {}
+        self._stored = stored
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the gradients where the window goes on."""
+        if self._stored and _cuts_window(trainer, pl_module):
+            own = dict(pl_module.named_parameters())
+            for name, gradient in self._stored.items():
+                own[name].grad = gradient.to(own[name])
+        self._stored = {}
+
+
+def _cuts_window(trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+    """Whether the batches done of this epoch leave a window of accumulation open."""
+    n_window = trainer.accumulate_grad_batches
+    if not pl_module.automatic_optimization:  # the VQGAN steps by hand
+        args: Any = pl_module.args
+        n_window = args.accumulate_grad_batches or 1
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return progress.processed % n_window != 0 and progress.processed < trainer.num_training_batches
 
 
 def check_optimizer_states(

@@ -29,7 +29,7 @@ from tats.training.finite import SkipNotFinite
 from tats.training.first import first_alone
 from tats.training.newest import LOG_FOLDER, find_resume_checkpoint
 from tats.training.precision import CastModule, choose_precision
-from tats.training.resume import CheckedOptimizerStates
+from tats.training.resume import AccumulatedGradients, CheckedOptimizerStates
 from tats.training.saving import WholeCheckpointIO
 from tats.training.stopping import StopOnSignal, Stopped, report_stop
 
@@ -268,7 +268,12 @@ def _logger(args: Namespace) -> TensorBoardLogger | bool:
 
 
 def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
-    callbacks: list[Callback] = [CheckedOptimizerStates(), AskedLearningRate(), Throughput()]
+    callbacks: list[Callback] = [
+        CheckedOptimizerStates(),
+        AskedLearningRate(),
+        AccumulatedGradients(),
+        Throughput(),
+    ]
     if stage.name == VQGAN_STAGE.name:
         callbacks.append(ReconstructionPictures())
     kept = None
