@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 Main = TypeVar("Main", bound=Callable[..., Any])  # main(argv=None)
 USER_ERROR_EXIT_CODE = 2  # what argparse itself exits with
+INTERRUPTED_EXIT_CODE = 130  # what a shell gives a command that Ctrl-C ended
 
 
 class UserError(ValueError):
@@ -27,7 +28,8 @@ def one_line_errors(main: Main) -> Main:
         main: the script's entry point.
 
     Returns:
-        The same function, except that a ``UserError`` becomes one line on stderr and exit code 2.
+        The same function, except that a ``UserError`` becomes one line on stderr and exit code 2,
+        and Ctrl-C one line and exit code 130.
     """
 
     @functools.wraps(main)
@@ -39,5 +41,8 @@ def one_line_errors(main: Main) -> Main:
             message = " ".join(str(error).rpartition("UserError: ")[2].split())
             print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
             raise SystemExit(USER_ERROR_EXIT_CODE) from None
+        except KeyboardInterrupt:
+            print(f"{Path(sys.argv[0]).name}: interrupted; what is finished stays", file=sys.stderr)
+            raise SystemExit(INTERRUPTED_EXIT_CODE) from None
 
     return cast(Main, wrapped)
