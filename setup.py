@@ -47,6 +47,7 @@ setup(
     extras_require={
         "ffmpeg": ["imageio-ffmpeg>=0.5"],
         "download": ["gdown>=5.2"],
+        "wandb": ["wandb>=0.17"],
         "hub": ["huggingface_hub>=0.25"],
         "dev": [
             "pytest>=8",

@@ -116,6 +116,18 @@ def switch_or_warn(text: str) -> bool | str:
     return text if text == "warn" else switch(text)
 
 
+def logger_name(text: str) -> str | bool:
+    """Read the name of a logger, or yes (TensorBoard) or no."""
+    if text in ("tensorboard", "csv", "wandb"):
+        return text
+    try:
+        return "tensorboard" if switch(text) else False
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}; expected tensorboard, csv, wandb or false"
+        ) from None
+
+
 def plain_value(text: str) -> bool | int | float | str | None:
     """Read a value of a Trainer flag this project gives no meaning of its own."""
     if text.lower() in ("none", "true", "false"):
@@ -128,7 +140,7 @@ def plain_value(text: str) -> bool | int | float | str | None:
     return text
 
 
-OPTIONAL_VALUE = (switch, count_or_switch, switch_or_warn)  # `--flag` alone means true
+OPTIONAL_VALUE = (switch, count_or_switch, switch_or_warn, logger_name)  # `--flag` alone means true
 
 
 # --- one line per flag ------------------------------------------------------------------------
@@ -298,7 +310,7 @@ TRAINER_FLAGS = (
     Flag("enable_progress_bar",      switch, True,  "",          "show a progress bar"),
     Flag("default_root_dir",         str,    None,  "path",      "where checkpoints and logs go; absent = the current folder"),
     Flag("resume_from_checkpoint",   str,    None,  "path|last", "continue from a checkpoint; last = the one of most steps under --default_root_dir"),
-    Flag("logger",                   switch, True,  "",          "write TensorBoard logs"),
+    Flag("logger",                   logger_name, "tensorboard", "", "where curves go: tensorboard, csv, wandb (an extra), or false for nowhere"),
     Flag("fast_dev_run",             count_or_switch, False, "batches", "try a few batches and write nothing"),
     Flag("deterministic",            switch_or_warn,  False, "",  "use deterministic algorithms only; warn = say where there is none"),
     Flag("benchmark",                switch, False, "",          "let cuDNN choose its fastest algorithms"),

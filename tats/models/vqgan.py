@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # Parts of a checkpoint that only training needs.
 TRAINING_PREFIXES = ("image_discriminator.", "video_discriminator.", "perceptual_model.")
+IN_PROGRESS_BAR = ("recon_loss", "perceptual_loss", "commitment_loss", "aeloss", "discloss")
 ADAM_BETAS = (0.5, 0.9)
 
 
@@ -403,11 +404,14 @@ class VQGAN(pl.LightningModule):
         return batch["stft" if self.clip.kind == "spectrogram" else "video"]
 
     def _log_losses(self, split: str, figures: dict[str, Tensor], video: Tensor) -> None:
-        self.log_dict(
-            {f"{split}/{name}": value.detach() for name, value in figures.items()},
-            batch_size=len(video),
-            sync_dist=split == "val",
-        )
+        for name, value in figures.items():
+            self.log(
+                f"{split}/{name}",
+                value.detach(),
+                prog_bar=split == "train" and name in IN_PROGRESS_BAR,
+                batch_size=len(video),
+                sync_dist=split == "val",
+            )
 
     def _closes_window(self, batch_index: int) -> bool:
         """Whether gradients have been accumulated for long enough; an epoch's end closes too."""

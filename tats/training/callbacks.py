@@ -146,6 +146,28 @@ class AskedLearningRate(Callback):
         )
 
 
+class StepAxis(Callback):
+    """Draw all curves over steps that are done, which Lightning draws over batches."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        """Place this batch's figures."""
+        self._place(trainer, pl_module, on_step=True)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Place the held-out figures."""
+        self._place(trainer, pl_module, on_step=False)
+
+    def _place(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, on_step: bool) -> None:
+        # The loggers take a figure called "step" for the place of the others.
+        place = {"step": float(trainer.global_step), "epoch": float(trainer.current_epoch)}
+        held_out = not on_step
+        pl_module.log_dict(
+            place, on_step=on_step, on_epoch=held_out, sync_dist=held_out, batch_size=1
+        )
+
+
 class Throughput(Callback):
     """Log clips and latent tokens per second over all processes.
 

@@ -5,6 +5,7 @@ The flags carry the names of Lightning 1.5; here they meet today's Trainer.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import warnings
 from argparse import Namespace
@@ -14,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from tats.errors import UserError
@@ -23,6 +24,7 @@ from tats.training.callbacks import (
     AskedLearningRate,
     KeptCheckpoints,
     ReconstructionPictures,
+    StepAxis,
     Throughput,
 )
 from tats.training.finite import SkipNotFinite
@@ -237,7 +239,9 @@ def build_trainer(args: Namespace, stage: Stage) -> pl.Trainer:
         settings["precision"] = precision
     else:
         settings["plugins"].append(precision)
-    if not stage.steps_by_hand:
+    if stage.steps_by_hand:  # Lightning takes each of its batches for a step
+        settings["log_every_n_steps"] *= args.accumulate_grad_batches or 1
+    else:
         settings["gradient_clip_val"] = args.gradient_clip_val
         settings["accumulate_grad_batches"] = args.accumulate_grad_batches
     try:
@@ -262,9 +266,20 @@ def _wants_sync_batchnorm(args: Namespace, devices: Devices) -> bool:
     return args.sync_batchnorm or devices.count * args.num_nodes > 1
 
 
-def _logger(args: Namespace) -> TensorBoardLogger | bool:
+def _logger(args: Namespace) -> Logger | bool:
     root = args.default_root_dir or "."
-    return TensorBoardLogger(save_dir=root, name=LOG_FOLDER) if args.logger else False
+    if args.logger in (None, False):
+        return False
+    if args.logger == "csv":
+        return CSVLogger(save_dir=root, name=LOG_FOLDER)
+    if args.logger == "wandb":
+        if importlib.util.find_spec("wandb") is None:
+            raise UserError(
+                "--logger got wandb, whose package is not installed; expected it, or tensorboard or"
+                ' csv: pip install "tats[wandb]"'
+            )
+        return WandbLogger(save_dir=root, project=LOG_FOLDER)
+    return TensorBoardLogger(save_dir=root, name=LOG_FOLDER)
 
 
 def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
@@ -272,6 +287,7 @@ def _callbacks(args: Namespace, stage: Stage) -> list[Callback]:
         CheckedOptimizerStates(),
         AskedLearningRate(),
         AccumulatedGradients(),
+        StepAxis(),
         Throughput(),
     ]
     if stage.name == VQGAN_STAGE.name:

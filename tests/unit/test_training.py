@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tiny import VQGAN_FLAGS
 from torch.utils.data import DataLoader, Dataset
 
@@ -448,6 +450,51 @@ def test_nothing_is_written_where_the_output_folder_cannot_be_made(tmp_path):
     args = vqgan_args(tmp_path / "file" / "below", "--max_steps 1")
     with pytest.raises(UserError, match="--default_root_dir got"):
         fit(build_trainer(args, VQGAN_STAGE), VQGAN(args), NoiseData(), args, VQGAN_STAGE)
+
+
+# --- curves -----------------------------------------------------------------------------------
+
+
+def rows_of(folder: Path, column: str) -> list[int]:
+    with open(folder / "lightning_logs" / "version_0" / "metrics.csv") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row[column]]
+
+
+def test_all_curves_are_drawn_over_steps_done_and_written_every_so_many_steps(tmp_path):
+    accumulated = "--max_epochs 2 --limit_train_batches 4 --accumulate_grad_batches 2 --logger csv"
+    train_vqgan(tmp_path / "1", accumulated)
+    train_vqgan(tmp_path / "2", f"{accumulated} --log_every_n_steps 2")
+    assert rows_of(tmp_path / "1", "train/recon_loss") == [1, 2, 3, 4]
+    assert rows_of(tmp_path / "2", "train/recon_loss") == [2, 4]
+    assert rows_of(tmp_path / "1", "train/discloss") == [1, 2, 3, 4]
+    assert rows_of(tmp_path / "1", "val/recon_loss") == [2, 4]
+
+
+def test_the_vqgans_losses_are_in_the_progress_bar(tmp_path):
+    shown: set[str] = set()
+
+    class Look(Callback):
+        def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            shown.update(trainer.progress_bar_metrics)
+
+    train_vqgan(tmp_path, "--max_steps 1", Look())
+    losses = ("recon_loss", "perceptual_loss", "commitment_loss", "aeloss", "discloss")
+    assert shown == {f"train/{name}" for name in losses}
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [("", TensorBoardLogger), ("--logger", TensorBoardLogger), ("--logger csv", CSVLogger)],
+)
+def test_the_logger_is_the_one_asked_for(command, kind):
+    assert isinstance(build_trainer(trainer_args(command), VQGAN_STAGE).logger, kind)
+
+
+def test_no_logger_is_made_where_none_is_wanted_or_installed(monkeypatch):
+    assert build_trainer(trainer_args("--logger false"), VQGAN_STAGE).logger is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--logger got wandb, whose package is not installed"):
+        build_trainer(trainer_args("--logger wandb"), VQGAN_STAGE)
 
 
 # --- pictures ---------------------------------------------------------------------------------
