@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from hostile_files import good_content
 from lightning_fabric.plugins.environments import SLURMEnvironment
-from load_script import load_script
+from load_script import REPOSITORY, load_script
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.precision import MixedPrecision
 from small_data import write_video_folders
@@ -474,3 +476,69 @@ def test_steps_that_float16s_scaler_skips_are_not_counted(tmp_path, caplog):
     trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
     fit(trainer, model, NoiseData(n_batches=4), args, TRANSFORMER_STAGE)
     assert model.weight.isfinite() and "was skipped" not in caplog.text
+
+
+# --- several processes ------------------------------------------------------------------------
+
+TWO = """
+import os, signal, sys
+import train_vqgan
+from pytorch_lightning.callbacks import Callback
+from tats.training import trainer as training
+
+what, rank = os.environ["DISTURB"].split()
+
+class Disturb(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_step == 1 and trainer.global_rank == int(rank):
+            if what == "error":
+                raise RuntimeError(f"rank {rank} has had enough")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+made = training._callbacks
+training._callbacks = lambda *given: [*made(*given), Disturb()]
+train_vqgan.main(sys.argv[1:])
+"""
+
+
+def train_in_two(videos: Path, folder: Path, what: str, rank: int) -> subprocess.CompletedProcess:
+    """Train in two processes, one of which is disturbed at the second step."""
+    script = folder / "two.py"
+    script.write_text(TWO)
+    places = f"--data_path {videos} --default_root_dir {folder} --num_workers 0"
+    devices = "--accelerator cpu --devices 2 --max_steps 50"
+    return subprocess.run(
+        [sys.executable, str(script), *f"{places} {SMALL} {devices}".split()],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(REPOSITORY),
+            "DISTURB": f"{what} {rank}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(rank, videos, tmp_path):
+    run = train_in_two(videos, tmp_path, "signal", rank)
+    assert run.returncode == 128 + signal.SIGTERM, run.stderr
+    lines = [line for line in run.stderr.splitlines() if "stopped by" in line]
+    assert len(lines) == 1 and "stopped by SIGTERM after step 2" in lines[0]
+    assert read(last_of(tmp_path))["global_step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_of_two_processes_ends_both_with_its_message(rank, videos, tmp_path):
+    started = time.monotonic()
+    run = train_in_two(videos, tmp_path, "error", rank)
+    assert run.returncode != 0
+    assert f"rank {rank} has had enough" in run.stderr
+    assert time.monotonic() - started < 60
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False)
+    assert not left.stdout
