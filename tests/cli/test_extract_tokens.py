@@ -28,7 +28,14 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def vqgan_file(tmp_path: Path) -> Path:
-    return save_checkpoint(tiny_vqgan(), tmp_path / "vqgan.ckpt")
+    """A VQGAN whose codes are features of clips, so that windows have codes of their own."""
+    vqgan = tiny_vqgan()
+    with torch.no_grad():
+        clips = torch.rand(4, 3, 16, 16, 16) - 0.5
+        features = vqgan.pre_vq_conv(vqgan.encoder(clips)).movedim(1, -1).flatten(0, -2)
+        chosen = torch.linspace(0, len(features) - 1, vqgan.n_codes).long()
+        vqgan.codebook.embeddings.copy_(features[chosen])
+    return save_checkpoint(vqgan, tmp_path / "vqgan.ckpt")
 
 
 @pytest.fixture
@@ -71,6 +78,8 @@ def test_training_on_stored_codes_has_the_loss_of_encoding_on_the_fly(
         assert tokens["label"].tolist() == [0, 0, 0, 1, 1, 1] == videos["label"].tolist()
         expected = encoding.shared_step(videos, 0)
         assert all(map(torch.equal, reading.shared_step(tokens, 0), expected))
+        seen = {tuple(codes.flatten().tolist()) for codes in tokens["video"]}
+        assert len(seen) == 6  # windows that could not be told apart would prove nothing
 
 
 def test_every_nth_window_of_a_split_is_stored(

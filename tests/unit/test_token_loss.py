@@ -95,7 +95,7 @@ def test_errors_of_many_tokens_do_not_vanish_in_half_precision() -> None:
     (got,) = torch.autograd.grad(loss, many)
     row = many.detach()[:1].double().requires_grad_()
     (want,) = torch.autograd.grad(whole_loss(row, head.detach().double(), target[:1]), row)
-    assert relative(got[:1] / scale * n, want) < 1e-2
+    assert relative(got[:1].double() / scale * n, want) < 1e-3  # a rounding of float16
 
 
 def test_logits_are_never_whole_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
