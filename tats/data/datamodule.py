@@ -24,7 +24,7 @@ from tats.data.hdf5 import HDF5Dataset, HDF5TextDataset, HDF5TokenDataset, store
 from tats.data.position import Epochs, continue_at, counted_place, stored_place
 from tats.data.stft import StftDataset
 from tats.data.video_files import VideoDataset, video_class_names
-from tats.data.workers import leave_signals_alone
+from tats.data.workers import leave_signals_alone, signals_held
 from tats.errors import UserError
 from tats.flags import check_data_args, check_seed, with_defaults
 from tats.randomness import seed_step
@@ -40,6 +40,10 @@ class ClipLoader(DataLoader[Any]):
     The place is kept by ``VideoData``, since a loader knows what was fetched, not what was used;
     the two methods tell Lightning that it is kept.
     """
+
+    def __iter__(self) -> Any:
+        with signals_held():
+            return super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: ``VideoData.state_dict`` has it all."""

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
+
+_IGNORED = {signal.SIGINT, signal.SIGUSR1}
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold signals back while processes start, which inherit this: until they can let them pass.
+
+    Those that reach this process meanwhile are delivered to it at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_IGNORED, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_signals_alone(worker: int) -> None:
@@ -16,9 +33,10 @@ def leave_signals_alone(worker: int) -> None:
     Args:
         worker: number of the data-loading process; a ``worker_init_fn`` is given it.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for signum in _IGNORED:
+        signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
     threading.Thread(target=_obey_the_parent, daemon=True).start()
 
 

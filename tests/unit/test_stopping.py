@@ -36,6 +36,7 @@ from test_training import (
 )
 from tiny import tiny_transformer, tiny_vqgan
 
+from tats.data.datamodule import ClipLoader
 from tats.data.workers import leave_signals_alone
 from tats.errors import UserError
 from tats.training import trainer as training
@@ -212,6 +213,22 @@ def test_clips_are_read_on_when_a_signal_reaches_all_processes(videos, tmp_path,
     assert read(last_of(tmp_path))["global_step"] == 1
     assert stop.n_later == 1
     assert not multiprocessing.active_children()
+
+
+def slowly_leave_signals_alone(worker: int) -> None:
+    time.sleep(1.0)
+    leave_signals_alone(worker)
+
+
+def test_signals_that_come_while_readers_start_pass_by_them_too():
+    dataset, before = list(range(8)), signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    loader = ClipLoader(dataset, num_workers=2, worker_init_fn=slowly_leave_signals_alone)
+    batches = iter(loader)
+    for reader in multiprocessing.active_children():
+        for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            os.system(f"kill -{int(signum)} {reader.pid}")
+    assert [int(batch) for batch in batches] == dataset
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == before
 
 
 def test_the_training_process_can_end_those_that_read_for_it():
